@@ -1,0 +1,39 @@
+# Go, make and git are all that `make run` and `make test` need.
+.DEFAULT_GOAL := help
+.PHONY: help run test check clean client
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+OLDEST_GO   := go1.22.12
+
+# The published Windmill client where the module proxy serves it, else local/wmill through go.work.
+ifneq ($(filter run test check,$(MAKECMDGOALS)),)
+ifeq ($(shell GOWORK=off go list -deps . >/dev/null 2>&1 && echo served),served)
+export GOWORK := off
+CLIENT_IN_USE := the published one
+else
+CLIENT_IN_USE := local/wmill, for the module proxy does not serve the published one
+endif
+endif
+
+help: ## say what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+client:
+	@echo "Windmill client: $(CLIENT_IN_USE)"
+
+run: client ## run the job in its three uses on a local Windmill and ServiceNow (SNOW=instance.json: once, on a real instance)
+	@go run ./local $(if $(SNOW),-snow '$(SNOW)')
+
+test: client ## run the tests (a minute)
+	go test -short ./...
+
+check: client ## gofmt, vet, staticcheck, all tests with the race detector, and the tests under the oldest Go
+	@test -z "$$(gofmt -l .)" || { gofmt -d . ; exit 1; }
+	go vet ./...
+	cd local/wmill && GOWORK=off go vet ./...
+	go run $(STATICCHECK) ./...
+	go test -race ./...
+	GOTOOLCHAIN=$(OLDEST_GO) go test -short ./...
+
+clean: ## remove what was built
+	rm -rf build

@@ -1,0 +1,161 @@
+// Package servicenow is a ServiceNow instance on this machine, as far as jobs
+// need it to log in: the token endpoint by its documentation (OAuth API request
+// and response parameters; KB0791140) and by captures in public clients.
+package servicenow
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"sync"
+	"time"
+
+	"servicenow-token/local/wire"
+)
+
+// Account is a user and the OAuth application through which the user logs in.
+type Account struct {
+	ClientID, ClientSecret, Username, Password string
+}
+
+// Instance answers POST /oauth_token.do. Its fields are to be set before it is
+// served; the zero value has no accounts.
+type Instance struct {
+	wire.Recorder
+
+	// Now is the instance's clock; nil means time.Now.
+	Now func() time.Time
+	// Lifetime is that of a token; zero means 30 minutes, ServiceNow's default.
+	Lifetime time.Duration
+	// Remaining makes a login while a token is valid leave its expiry as it is.
+	// Without it, the expiry is renewed for a full lifetime. ServiceNow's texts
+	// tell of both.
+	Remaining bool
+
+	mu       sync.Mutex
+	accounts map[Account]bool
+	tokens   map[Account]*token
+	issued   []string
+}
+
+// token is what an account logged in with last.
+type token struct {
+	value   string
+	expires time.Time
+}
+
+// SetAccount adds an account, or removes one: its logins are then refused.
+func (i *Instance) SetAccount(account Account, active bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.accounts == nil {
+		i.accounts = make(map[Account]bool)
+	}
+	i.accounts[account] = active
+}
+
+// Revoke ends every token; the next login gets a new one.
+func (i *Instance) Revoke() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.tokens = nil
+}
+
+// Valid reports whether the instance would accept value as a bearer token now.
+func (i *Instance) Valid(value string) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, t := range i.tokens {
+		if t.value == value && i.now().Before(t.expires) {
+			return true
+		}
+	}
+	return false
+}
+
+// Issued returns every access and refresh token that the instance ever gave.
+func (i *Instance) Issued() []string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return append([]string(nil), i.issued...)
+}
+
+func (i *Instance) now() time.Time {
+	if i.Now != nil {
+		return i.Now()
+	}
+	return time.Now()
+}
+
+// ServeHTTP answers as the instance does.
+func (i *Instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	i.Record(i.serve)(w, r)
+}
+
+func (i *Instance) serve(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != "/oauth_token.do" {
+		w.Header().Set("Content-Type", "text/html;charset=UTF-8")
+		w.WriteHeader(http.StatusNotFound)
+		_, _ = w.Write([]byte("<html><title>Page not found</title></html>"))
+		return
+	}
+	if err := r.ParseForm(); err != nil || r.Method != http.MethodPost || r.URL.RawQuery != "" {
+		refuse(w)
+		return
+	}
+	account := Account{
+		ClientID: r.PostForm.Get("client_id"), ClientSecret: r.PostForm.Get("client_secret"),
+		Username: r.PostForm.Get("username"), Password: r.PostForm.Get("password"),
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if r.PostForm.Get("grant_type") != "password" || !i.accounts[account] {
+		refuse(w)
+		return
+	}
+	lifetime := i.Lifetime
+	if lifetime == 0 {
+		lifetime = 30 * time.Minute
+	}
+	now := i.now()
+	current := i.tokens[account]
+	switch {
+	// A token with less than a second left would be given with expires_in 0.
+	case current == nil || current.expires.Sub(now) < time.Second:
+		current = &token{i.issue(), now.Add(lifetime)}
+		if i.tokens == nil {
+			i.tokens = make(map[Account]*token)
+		}
+		i.tokens[account] = current
+	case !i.Remaining:
+		current.expires = now.Add(lifetime)
+	}
+	answer(w, http.StatusOK, map[string]any{
+		"access_token":  current.value,
+		"refresh_token": i.issue(),
+		"scope":         "useraccount",
+		"token_type":    "Bearer",
+		"expires_in":    int(current.expires.Sub(now).Seconds()),
+	})
+}
+
+// issue makes a token of 86 characters, as ServiceNow's opaque ones have at most.
+func (i *Instance) issue() string {
+	random := make([]byte, 64)
+	_, _ = rand.Read(random) // never fails, by its documentation
+	value := base64.RawURLEncoding.EncodeToString(random)
+	i.issued = append(i.issued, value)
+	return value
+}
+
+// refuse answers as ServiceNow does to nearly every refused login, whatever the cause.
+func refuse(w http.ResponseWriter) {
+	answer(w, http.StatusUnauthorized, map[string]any{"error_description": "access_denied", "error": "server_error"})
+}
+
+func answer(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json;charset=utf-8")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body) // a client that has gone needs no answer
+}

@@ -1,0 +1,261 @@
+// Package windmill is a Windmill on this machine, as far as a Go script needs
+// it: a workspace's resources behind the REST API, and a worker that builds and
+// runs scripts. Sources: windmill-labs/windmill, backend, resources.rs and
+// windmill-worker/src/go_executor.rs.
+package windmill
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+
+	"servicenow-token/local/wire"
+)
+
+// Rights are what the owner of a workspace token may do with resources.
+type Rights struct {
+	Read, Write bool
+}
+
+// Resource is a typed value.
+type Resource struct {
+	Type  string
+	Value json.RawMessage
+}
+
+// Workspace serves the resource API of one workspace. The zero value is an empty
+// workspace without folders and with no token.
+type Workspace struct {
+	wire.Recorder
+
+	// Name is the workspace's, as in /api/w/{Name}/.
+	Name string
+	// Old makes update_value answer 200 and store nothing where the token may not
+	// write, as older servers do; newer ones answer 404.
+	Old bool
+
+	mu        sync.Mutex
+	folders   map[string]bool
+	resources map[string]Resource
+	variables map[string]string
+	tokens    map[string]Rights
+}
+
+// AddFolder makes a folder, such as f/ServiceNow.
+func (ws *Workspace) AddFolder(path string) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	put(&ws.folders, path, true)
+}
+
+// AddToken makes a workspace token.
+func (ws *Workspace) AddToken(token string, rights Rights) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	put(&ws.tokens, token, rights)
+}
+
+// SetVariable gives the variable at path a value.
+func (ws *Workspace) SetVariable(path, value string) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	put(&ws.variables, path, value)
+}
+
+// SetResource gives the resource at path a type and a value.
+func (ws *Workspace) SetResource(path string, resource Resource) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	put(&ws.resources, path, resource)
+}
+
+// DeleteResource removes the resource at path.
+func (ws *Workspace) DeleteResource(path string) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	delete(ws.resources, path)
+}
+
+// Resource returns the resource at path as it is stored.
+func (ws *Workspace) Resource(path string) (resource Resource, ok bool) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	resource, ok = ws.resources[path]
+	return resource, ok
+}
+
+// put sets a key of a map that may not have been made yet.
+func put[V any](m *map[string]V, key string, value V) {
+	if *m == nil {
+		*m = make(map[string]V)
+	}
+	(*m)[key] = value
+}
+
+// ServeHTTP answers as Windmill does.
+func (ws *Workspace) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	ws.Record(ws.serve)(w, r)
+}
+
+func (ws *Workspace) serve(w http.ResponseWriter, r *http.Request) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	rights, known := ws.tokens[token]
+	if !known {
+		refuse(w, http.StatusUnauthorized, "Unauthorized")
+		return
+	}
+	endpoint, ours := strings.CutPrefix(r.URL.EscapedPath(), "/api/w/"+url.PathEscape(ws.Name)+"/resources/")
+	action, segment, _ := strings.Cut(endpoint, "/")
+	path, err := url.PathUnescape(segment)
+	// A resource's path is one segment: its own slashes come escaped.
+	if !ours || err != nil || strings.Contains(segment, "/") {
+		refuse(w, http.StatusNotFound, "Not found: no such route")
+		return
+	}
+	switch r.Method + " " + action {
+	case "GET get_value_interpolated":
+		ws.serveValue(w, path, rights)
+	case "POST create":
+		ws.serveCreate(w, r, rights)
+	case "POST update_value":
+		ws.serveUpdate(w, r, path, rights)
+	default:
+		refuse(w, http.StatusNotFound, "Not found: no such route")
+	}
+}
+
+func (ws *Workspace) serveValue(w http.ResponseWriter, path string, rights Rights) {
+	resource, ok := ws.resources[path]
+	// Row-level security: what a user may not read is not there.
+	if !ok || !rights.Read {
+		refuse(w, http.StatusNotFound, fmt.Sprintf("Not found: Resource %s not found", path))
+		return
+	}
+	value, err := ws.interpolate(resource.Value)
+	if err != nil {
+		refuse(w, http.StatusNotFound, "Not found: "+err.Error())
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(value) // a client that has gone needs no answer
+}
+
+func (ws *Workspace) serveCreate(w http.ResponseWriter, r *http.Request, rights Rights) {
+	var body struct {
+		Path  string
+		Value json.RawMessage
+		Type  string `json:"resource_type"`
+	}
+	err := json.NewDecoder(r.Body).Decode(&body)
+	parts := strings.Split(body.Path, "/")
+	if err != nil || body.Type == "" || len(parts) < 3 || parts[0] != "f" {
+		refuse(w, http.StatusBadRequest, "Bad request: invalid path or type")
+		return
+	}
+	if !rights.Write || !ws.folders["f/"+parts[1]] {
+		refuse(w, http.StatusUnauthorized, "Not authorized: no write permission at "+body.Path)
+		return
+	}
+	if _, exists := ws.resources[body.Path]; exists && r.URL.Query().Get("update_if_exists") != "true" {
+		refuse(w, http.StatusBadRequest, "Bad request: Resource "+body.Path+" already exists")
+		return
+	}
+	put(&ws.resources, body.Path, Resource{body.Type, body.Value})
+	w.WriteHeader(http.StatusCreated)
+	fmt.Fprintf(w, "resource %s created", body.Path)
+}
+
+func (ws *Workspace) serveUpdate(w http.ResponseWriter, r *http.Request, path string, rights Rights) {
+	var body struct{ Value json.RawMessage }
+	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+		refuse(w, http.StatusBadRequest, "Bad request: invalid body")
+		return
+	}
+	resource, ok := ws.resources[path]
+	switch {
+	case ok && rights.Write:
+		resource.Value = body.Value
+		ws.resources[path] = resource
+	case !ws.Old:
+		refuse(w, http.StatusNotFound, fmt.Sprintf("Not found: Resource %s not found", path))
+		return
+	}
+	fmt.Fprintf(w, "value of resource %s updated", path)
+}
+
+// interpolate replaces the strings in value that stand for a variable or another
+// resource, as Windmill does when it hands a value out. Without a lock of its own.
+func (ws *Workspace) interpolate(value json.RawMessage) (any, error) {
+	var parsed any
+	if err := json.Unmarshal(value, &parsed); err != nil {
+		return nil, err
+	}
+	return ws.expand(parsed, 0)
+}
+
+func (ws *Workspace) expand(value any, depth int) (any, error) {
+	if depth > 20 {
+		return nil, errors.New("references nested too deeply")
+	}
+	switch value := value.(type) {
+	case map[string]any:
+		for key, part := range value {
+			expanded, err := ws.expand(part, depth+1)
+			if err != nil {
+				return nil, err
+			}
+			value[key] = expanded
+		}
+	case []any:
+		for i, part := range value {
+			expanded, err := ws.expand(part, depth+1)
+			if err != nil {
+				return nil, err
+			}
+			value[i] = expanded
+		}
+	case string:
+		return ws.expandString(value, depth)
+	}
+	return value, nil
+}
+
+func (ws *Workspace) expandString(text string, depth int) (any, error) {
+	kind, path, found := strings.Cut(text, ":")
+	switch {
+	case found && kind == "$res":
+		resource, ok := ws.resources[path]
+		if !ok {
+			return nil, fmt.Errorf("resource %s not found", path)
+		}
+		var parsed any
+		if err := json.Unmarshal(resource.Value, &parsed); err != nil {
+			return nil, err
+		}
+		return ws.expand(parsed, depth+1)
+	case found && (kind == "$var" || kind == "$jsonvar"):
+		variable, ok := ws.variables[path]
+		if !ok {
+			return nil, fmt.Errorf("variable %s not found", path)
+		}
+		if kind == "$var" {
+			return variable, nil
+		}
+		var parsed any
+		err := json.Unmarshal([]byte(variable), &parsed)
+		return parsed, err
+	}
+	return text, nil
+}
+
+func refuse(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write([]byte(text)) // a client that has gone needs no answer
+}

@@ -1,0 +1,298 @@
+package windmill
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// clientModule is the Windmill client's import path.
+const clientModule = "github.com/windmill-labs/windmill-go-client"
+
+// Worker builds Go scripts and runs them as jobs of a workspace, in the way of
+// Windmill's Go executor.
+type Worker struct {
+	// Workspace resolves the jobs' arguments and knows their tokens.
+	Workspace *Workspace
+	// BaseURL is where the workspace is served, without /api.
+	BaseURL string
+	// Dir is an existing folder for the job folders.
+	Dir string
+}
+
+// Job is a built script and what it is to be run with.
+type Job struct {
+	// Binary is the built script, from Build.
+	Binary string
+	// Args has a value for each argument of the script's main. A string
+	// "$res:path" stands for that resource's value.
+	Args map[string]any
+	// Token is the workspace token with which the job calls Windmill.
+	Token string
+	// Env is the environment on top of the worker's own, as "NAME=value".
+	Env []string
+}
+
+// Done is a job that has ended.
+type Done struct {
+	Result json.RawMessage // what main returned, or null if the job failed
+	Failed bool
+	Log    string        // what the job wrote to standard output and standard error
+	Took   time.Duration // from process start to exit
+}
+
+// FailureText is what Windmill shows as the result of a failed job: the last 600
+// characters of its log.
+func (d Done) FailureText() string {
+	log := []rune(strings.TrimSpace(d.Log))
+	return string(log[max(0, len(log)-600):])
+}
+
+// Build makes a program of a script, in a new folder below Dir. moduleDir is a
+// folder of the module that says by which client jobs are built: the published
+// one, or the one that takes its place there.
+func (wk *Worker) Build(ctx context.Context, script, moduleDir string) (binary string, err error) {
+	source, err := os.ReadFile(script)
+	if err != nil {
+		return "", err
+	}
+	runner, err := runnerSource(source)
+	if err != nil {
+		return "", err
+	}
+	standIn, err := goCommand(ctx, moduleDir, nil, "list", "-m", "-f", "{{with .Replace}}{{.Dir}}{{end}}", clientModule)
+	if err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp(wk.Dir, "build")
+	if err != nil {
+		return "", err
+	}
+	if err := os.Mkdir(filepath.Join(dir, "inner"), 0o755); err != nil {
+		return "", err
+	}
+	for name, content := range map[string]string{
+		"inner/inner_main.go": string(source),
+		"inner/runner.go":     runner,
+		"main.go":             programSource,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			return "", err
+		}
+	}
+	alone := []string{"GOWORK=off", "GOFLAGS="}
+	if _, err := goCommand(ctx, dir, alone, "mod", "init", "mymod"); err != nil {
+		return "", err
+	}
+	var requirements strings.Builder
+	for _, match := range requireLine.FindAllStringSubmatch(string(source), -1) {
+		fmt.Fprintf(&requirements, "require %s\n", match[1])
+	}
+	if replacement := strings.TrimSpace(standIn); replacement != "" {
+		fmt.Fprintf(&requirements, "replace %s => %s\n", clientModule, replacement)
+	}
+	if err := appendTo(filepath.Join(dir, "go.mod"), requirements.String()); err != nil {
+		return "", err
+	}
+	if _, err := goCommand(ctx, dir, alone, "mod", "tidy"); err != nil {
+		return "", err
+	}
+	binary = filepath.Join(dir, "main")
+	_, err = goCommand(ctx, dir, alone, "build", "-o", binary, "main.go")
+	return binary, err
+}
+
+// Run runs a job to its end. The error means that it could not be started or that
+// ctx ended it; a job that fails is no error.
+func (wk *Worker) Run(ctx context.Context, job Job) (Done, error) {
+	dir, err := os.MkdirTemp(wk.Dir, "job")
+	if err != nil {
+		return Done{}, err
+	}
+	defer os.RemoveAll(dir)
+	args, err := wk.resolve(job.Args)
+	if err != nil {
+		return Done{}, err
+	}
+	for name, content := range map[string][]byte{"args.json": args, "result.json": nil} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			return Done{}, err
+		}
+	}
+	var log bytes.Buffer
+	command := exec.CommandContext(ctx, job.Binary)
+	command.Dir = dir
+	command.Stdout, command.Stderr = &log, &log
+	command.Env = append(wk.Environment(job.Token), job.Env...)
+	started := time.Now()
+	err = command.Run()
+	done := Done{Log: log.String(), Took: time.Since(started)}
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		return done, ctx.Err()
+	case errors.As(err, &exit):
+		done.Failed = true
+		return done, nil
+	case err != nil:
+		return done, err
+	}
+	done.Result, err = os.ReadFile(filepath.Join(dir, "result.json"))
+	return done, err
+}
+
+// Environment is what the worker gives every job that has the given token; there
+// is no HOME, as in a sandbox.
+func (wk *Worker) Environment(token string) []string {
+	env := []string{
+		"BASE_INTERNAL_URL=" + wk.BaseURL,
+		"WM_WORKSPACE=" + wk.Workspace.Name,
+		"WM_TOKEN=" + token,
+		"WM_BASE_URL=" + wk.BaseURL,
+		"WM_EMAIL=user@example.com",
+		"WM_USERNAME=user",
+		"WM_PERMISSIONED_AS=u/user",
+		"TZ=UTC",
+		"PATH=" + os.Getenv("PATH"),
+	}
+	for _, name := range []string{
+		"WM_JOB_ID", "WM_JOB_PATH", "WM_FLOW_JOB_ID", "WM_ROOT_FLOW_JOB_ID", "WM_FLOW_PATH", "WM_FLOW_STEP_ID",
+		"WM_SCHEDULE_PATH", "WM_STATE_PATH", "WM_OBJECT_PATH", "WM_WORKER_GROUP",
+	} {
+		env = append(env, name+"=")
+	}
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"} {
+		if value, set := os.LookupEnv(name); set {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
+}
+
+// resolve returns the JSON of args with resources in the place of references.
+func (wk *Worker) resolve(args map[string]any) ([]byte, error) {
+	given, err := json.Marshal(args)
+	if err != nil {
+		return nil, err
+	}
+	wk.Workspace.mu.Lock()
+	defer wk.Workspace.mu.Unlock()
+	resolved, err := wk.Workspace.interpolate(given)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(resolved)
+}
+
+// requireLine is where a script pins a module.
+var requireLine = regexp.MustCompile(`//require (.*)\n`)
+
+// runnerSource returns the file that lets a program call the script's main.
+func runnerSource(script []byte) (string, error) {
+	file, err := parser.ParseFile(token.NewFileSet(), "", script, parser.SkipObjectResolution)
+	if err != nil {
+		return "", err
+	}
+	var fields, arguments strings.Builder
+	for _, declaration := range file.Decls {
+		function, ok := declaration.(*ast.FuncDecl)
+		if !ok || function.Name.Name != "main" || function.Recv != nil {
+			continue
+		}
+		for _, parameter := range function.Type.Params.List {
+			kind := script[parameter.Type.Pos()-file.FileStart : parameter.Type.End()-file.FileStart]
+			for _, name := range parameter.Names {
+				first, size := utf8.DecodeRuneInString(name.Name)
+				field := string(unicode.ToUpper(first)) + name.Name[size:]
+				fmt.Fprintf(&fields, "\t%s %s `json:%q`\n", field, kind, name.Name)
+				fmt.Fprintf(&arguments, "req.%s, ", field)
+			}
+		}
+		return fmt.Sprintf("package inner\n\ntype Req struct {\n%s}\n\nfunc Run(req Req) (interface{}, error) {\n\treturn main(%s)\n}\n",
+			fields.String(), strings.TrimSuffix(arguments.String(), ", ")), nil
+	}
+	return "", errors.New("the script has no func main")
+}
+
+// programSource reads the arguments, runs the script and writes its result.
+const programSource = `package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+
+	"mymod/inner"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	args, err := os.ReadFile("args.json")
+	if err != nil {
+		return err
+	}
+	var req inner.Req
+	if err := json.Unmarshal(args, &req); err != nil {
+		return err
+	}
+	result, err := inner.Run(req)
+	if err != nil {
+		return err
+	}
+	encoded, err := json.Marshal(result)
+	if err != nil {
+		return err
+	}
+	file, err := os.OpenFile("result.json", os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	if _, err := file.Write(encoded); err != nil {
+		return err
+	}
+	return file.Close()
+}
+`
+
+// goCommand runs the go command in dir and returns what it printed.
+func goCommand(ctx context.Context, dir string, env []string, args ...string) (string, error) {
+	command := exec.CommandContext(ctx, "go", args...)
+	command.Dir = dir
+	command.Env = append(os.Environ(), env...)
+	var output, complaint bytes.Buffer
+	command.Stdout, command.Stderr = &output, &complaint
+	if err := command.Run(); err != nil {
+		return "", fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, complaint.String())
+	}
+	return output.String(), nil
+}
+
+func appendTo(name, text string) error {
+	file, err := os.OpenFile(name, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	if _, err := file.WriteString(text); err != nil {
+		return err
+	}
+	return file.Close()
+}
