@@ -63,10 +63,6 @@ var (
 	jitter = rand.Float64
 )
 
-// transport is used without an http.Client, which would follow a redirect and
-// carry the password to another host.
-var transport = &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}
-
 // errNotCached marks the error of a run that has a token but could not store it.
 var errNotCached = errors.New("the token is not stored in " + cachePath)
 
@@ -400,6 +396,14 @@ func logIn(ctx context.Context, snow servicenow) (record, *fault) {
 	return record{token, expiresAt, snow.seal(token, expiresAt)}, nil
 }
 
+// transport sends each request once, which HTTP/2 would not promise, and is used
+// without an http.Client, which would follow a redirect with the password.
+var transport = &http.Transport{
+	Proxy:             http.ProxyFromEnvironment,
+	DisableKeepAlives: true,
+	TLSNextProto:      map[string]func(string, *tls.Conn) http.RoundTripper{}, // no HTTP/2
+}
+
 // post sends form to endpoint. Its error means that no whole answer came; of
 // anything but a 200, half is enough.
 func post(ctx context.Context, endpoint string, form url.Values) (answer, error) {
@@ -416,6 +420,10 @@ func post(ctx context.Context, endpoint string, form url.Values) (answer, error)
 		return answer{}, err
 	}
 	defer response.Body.Close()
+	if response.StatusCode == http.StatusSwitchingProtocols {
+		// What follows is the bare connection, of which a read knows no deadline.
+		return answer{response.StatusCode, response.Header, nil}, nil
+	}
 	body, err := io.ReadAll(io.LimitReader(response.Body, longestAnswer+1))
 	if err != nil && response.StatusCode == http.StatusOK {
 		return answer{}, err
@@ -532,7 +540,7 @@ func describeBreak(endpoint string, err error) *fault {
 	case errors.As(err, &unknownHost):
 		outcome, advice = "is on a host that DNS does not know", "Check instance_url, and the worker's DNS and proxy variables"
 	case errors.As(err, &untrusted):
-		outcome, advice = fmt.Sprintf("has an untrusted certificate (%.100q)", untrusted.Err), "Check instance_url, and what stands between worker and instance"
+		outcome, advice = fmt.Sprintf("has an untrusted certificate (%.150q)", untrusted.Err), "Check instance_url, and what stands between worker and instance"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		outcome, advice = "refused the connection", "Check instance_url, and the worker's proxy variables"
 	case isBreak(err):

@@ -6,8 +6,6 @@ import (
 	"bytes"
 	"io"
 	"net/http"
-	"slices"
-	"strings"
 	"sync"
 )
 
@@ -28,7 +26,7 @@ type Fault func(n int, w http.ResponseWriter, r *http.Request) bool
 type Recorder struct {
 	mu    sync.Mutex
 	seen  int
-	calls []Call
+	calls []*Call
 	fault Fault
 }
 
@@ -40,11 +38,14 @@ func (rec *Recorder) SetFault(fault Fault) {
 }
 
 // TakeCalls returns the calls since it was last asked, in the order in which
-// they were answered.
+// they came.
 func (rec *Recorder) TakeCalls() []Call {
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
-	calls := rec.calls
+	var calls []Call
+	for _, call := range rec.calls {
+		calls = append(calls, *call)
+	}
 	rec.calls = nil
 	return calls
 }
@@ -54,50 +55,44 @@ func (rec *Recorder) Record(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body) // a request that broke off is recorded as far as it came
 		r.Body = io.NopCloser(bytes.NewReader(body))
-		call := Call{Method: r.Method, Path: r.RequestURI, Header: r.Header.Clone(), Body: string(body)}
+		call := &Call{Method: r.Method, Path: r.RequestURI, Header: r.Header.Clone(), Body: string(body)}
 
 		rec.mu.Lock()
+		rec.calls = append(rec.calls, call)
 		rec.seen++
 		n, fault := rec.seen, rec.fault
 		rec.mu.Unlock()
 
-		answer := &statusWriter{ResponseWriter: w}
-		// Deferred, for a fault may end the connection by a panic.
-		defer func() {
-			call.Status = answer.status
-			rec.mu.Lock()
-			defer rec.mu.Unlock()
-			rec.calls = append(rec.calls, call)
-		}()
+		answer := &statusWriter{w, rec, call}
 		if fault == nil || !fault(n, answer, r) {
 			next(answer, r)
 		}
 	}
 }
 
-// Count returns how many of calls have the method and a path that contains part.
-func Count(calls []Call, method, part string) int {
-	return len(slices.DeleteFunc(slices.Clone(calls), func(c Call) bool {
-		return c.Method != method || !strings.Contains(c.Path, part)
-	}))
-}
-
-// statusWriter remembers the status.
+// statusWriter notes the status in the recorded call, before it is sent.
 type statusWriter struct {
 	http.ResponseWriter
-	status int
+	rec  *Recorder
+	call *Call
 }
 
 func (w *statusWriter) WriteHeader(status int) {
-	w.status = status
+	w.note(status)
 	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *statusWriter) Write(data []byte) (int, error) {
-	if w.status == 0 {
-		w.status = http.StatusOK
-	}
+	w.note(http.StatusOK)
 	return w.ResponseWriter.Write(data)
+}
+
+func (w *statusWriter) note(status int) {
+	w.rec.mu.Lock()
+	defer w.rec.mu.Unlock()
+	if w.call.Status == 0 {
+		w.call.Status = status
+	}
 }
 
 // Unwrap lets http.ResponseController flush and hijack.
