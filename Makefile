@@ -1,12 +1,14 @@
 # Go, make and git are all that `make run` and `make test` need.
 .DEFAULT_GOAL := help
-.PHONY: help run test check clean client
+.PHONY: help run test check fuzz mutants clean client
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+GREMLINS    := github.com/go-gremlins/gremlins/cmd/gremlins@v0.6.0
 OLDEST_GO   := go1.22.12
+FUZZTIME    := 30s
 
 # The published Windmill client where the module proxy serves it, else local/wmill through go.work.
-ifneq ($(filter run test check,$(MAKECMDGOALS)),)
+ifneq ($(filter run test check fuzz mutants,$(MAKECMDGOALS)),)
 ifeq ($(shell GOWORK=off go list -deps . >/dev/null 2>&1 && echo served),served)
 export GOWORK := off
 CLIENT_IN_USE := the published one
@@ -34,6 +36,15 @@ check: client ## gofmt, vet, staticcheck, all tests with the race detector, and 
 	go run $(STATICCHECK) ./...
 	go test -race -parallel 16 ./...
 	GOTOOLCHAIN=$(OLDEST_GO) go test -short -parallel 16 ./...
+
+	$(MAKE) --no-print-directory fuzz
+
+fuzz: client ## fuzz what parses foreign bytes, FUZZTIME (30s) each
+	@set -e; for target in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\)(.*/\1/p' main_test.go); do \
+		echo "go test -fuzz $$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) . ; done
+
+mutants: client ## change main.go in every small way, and see that a fast test fails each time
+	IN_PROCESS=1 go run $(GREMLINS) unleash --workers 2 --timeout-coefficient 10 --exclude-files '^local/' .
 
 clean: ## remove what was built
 	rm -rf build

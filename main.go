@@ -206,7 +206,8 @@ func instanceAddress(instanceURL string) (address string, ok bool) {
 		address = "https://" + address
 	}
 	u, err := url.Parse(address)
-	if err != nil || strings.ContainsAny(address, "@?#") || strings.HasSuffix(u.Host, ":") || path.Ext(u.Path) == ".do" {
+	if err != nil || strings.ContainsAny(address, "@?#") || strings.Contains(u.Path, "@") ||
+		strings.HasSuffix(u.Host, ":") || path.Ext(u.Path) == ".do" {
 		return "", false
 	}
 	u.Host = strings.ToLower(u.Host)
@@ -246,15 +247,21 @@ func readCache(ctx context.Context, snow servicenow) (record, error) {
 	if err != nil {
 		return record{}, err
 	}
+	cached, ok := snow.sealed(value)
+	if !ok {
+		return record{}, errors.New("found no record from this script with these credentials")
+	}
+	return cached, nil
+}
+
+// sealed returns the record that a resource's value is, if it has the seal.
+func (snow servicenow) sealed(value any) (cached record, ok bool) {
 	fields, _ := value.(map[string]any)
 	token, _ := fields["token"].(string)
 	expiresAt, _ := fields["expires_at"].(float64)
 	seal, _ := fields["seal"].(string)
-	cached := record{token, int64(expiresAt), seal}
-	if !hmac.Equal([]byte(seal), []byte(snow.seal(cached.Token, cached.ExpiresAt))) {
-		return record{}, errors.New("found no record from this script with these credentials")
-	}
-	return cached, nil
+	cached = record{token, int64(expiresAt), seal}
+	return cached, hmac.Equal([]byte(seal), []byte(snow.seal(cached.Token, cached.ExpiresAt)))
 }
 
 // writeCache stores fresh and reads it back, for old Windmill servers answer 200

@@ -20,6 +20,7 @@ import (
 	"io"
 	"log"
 	"math/big"
+	mathrand "math/rand"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -28,12 +29,15 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	wmill "github.com/windmill-labs/windmill-go-client"
@@ -299,11 +303,16 @@ func (w *world) plant(t testing.TB, value any) {
 // sealed returns a record for the world's credentials.
 func (w *world) sealed(t testing.TB, token string, lifetime time.Duration) record {
 	t.Helper()
+	return w.seal(t, token, time.Now().Add(lifetime).Unix())
+}
+
+// seal returns the record of a token and its expiry in Unix seconds.
+func (w *world) seal(t testing.TB, token string, expiresAt int64) record {
+	t.Helper()
 	snow := w.snow
 	if err := snow.check(); err != nil {
 		t.Fatal(err)
 	}
-	expiresAt := time.Now().Add(lifetime).Unix()
 	return record{token, expiresAt, snow.seal(token, expiresAt)}
 }
 
@@ -336,13 +345,7 @@ func (w *world) checkCached(t testing.TB) record {
 	if lasts := time.Until(time.Unix(cached.ExpiresAt, 0)); lasts < 29*time.Minute || lasts > 30*time.Minute {
 		t.Errorf("the cached token lasts %s; want half an hour", lasts)
 	}
-	want := w.sealed(t, cached.Token, 0)
-	snow := w.snow
-	if err := snow.check(); err != nil {
-		t.Fatal(err)
-	}
-	want.ExpiresAt, want.Seal = cached.ExpiresAt, snow.seal(cached.Token, cached.ExpiresAt)
-	if diff := cmp.Diff(want, cached); diff != "" {
+	if diff := cmp.Diff(w.seal(t, cached.Token, cached.ExpiresAt), cached); diff != "" {
 		t.Errorf("cached record mismatch (-want +got):\n%s", diff)
 	}
 	return cached
@@ -535,6 +538,7 @@ func TestInstanceAddress(t *testing.T) {
 		{"a user", "https://admin@dev12345.service-now.com", ""},
 		{"a user and password", "https://admin:secret@dev12345.service-now.com", ""},
 		{"a bare host with a user", "admin:secret@dev12345.service-now.com", ""},
+		{"an escaped at sign in a path", "https://gw.example.com/%40", ""},
 		{"a password with a slash", "https://admin:12/34@dev12345.service-now.com", ""},
 		{"no host", "https://", ""},
 		{"no host but a port", "https://:443", ""},
@@ -1710,4 +1714,496 @@ func TestNothingHangs(t *testing.T) {
 		checkLines(t, r.log, `No usable token in `+cachePath+`: got no answer from Windmill in time\.`, lineLogin, lineStored)
 		w.checkCached(t)
 	})
+}
+
+// refuse makes the workspace's server refuse connections from its nth call on.
+func (w *world) refuse(t *testing.T, n int) {
+	server := httptest.NewServer(w.workspace)
+	t.Cleanup(server.Close)
+	w.worker.BaseURL = server.URL
+	if n == 1 {
+		server.Close()
+		return
+	}
+	w.workspace.SetFault(func(call int, rw http.ResponseWriter, _ *http.Request) bool {
+		if call == n-1 {
+			rw.Header().Set("Connection", "close")
+			_ = server.Listener.Close()
+		}
+		return false
+	})
+}
+
+func TestFaultyWindmillAtEachCall(t *testing.T) {
+	t.Parallel()
+	const (
+		read       = 1
+		readToSet  = 2 // by the client, to choose between creating and updating
+		write      = 3
+		readBack   = 4
+		plain      = "text/plain"
+		jsonAnswer = "application/json"
+	)
+	large := `{"token":"` + strings.Repeat("a", 5<<20) + `","expires_at":9999999999,"seal":"00"}`
+	for _, fault := range []struct {
+		name  string
+		fault wire.Fault // nil for a refused connection
+		// setGoesOn says that the client writes after this answer to its own read.
+		setGoesOn bool
+	}{
+		{"refused", nil, false},
+		{"reset", reset, false},
+		{"hanging", hang(""), false},
+		{"401", reply(401, plain, "Not authorized: S3ntinel-body"), true},
+		{"403", reply(403, plain, "Permission denied: S3ntinel-body"), true},
+		{"404", reply(404, plain, "Not found: S3ntinel-body"), true},
+		{"500", reply(500, plain, "Internal: S3ntinel-body"), true},
+		{"HTML with 200", reply(200, "text/html", "<html>S3ntinel-body</html>"), true},
+		{"null", reply(200, jsonAnswer, "null"), true},
+		{"garbage", reply(200, jsonAnswer, `{"S3ntinel-body`), false},
+		{"a value of 5 MB", reply(200, jsonAnswer, large), true},
+	} {
+		for call, name := range map[int]string{read: "read", readToSet: "read before the write", write: "write", readBack: "read back"} {
+			t.Run(name+", "+fault.name, func(t *testing.T) {
+				t.Parallel()
+				if fault.name == "hanging" && (testing.Short() || inProcess) {
+					t.Skip("takes 10 s")
+				}
+				w := newWorld(t)
+				w.secrets = []string{"S3ntinel-body"}
+				old := w.sealed(t, "old-token", 30*time.Second)
+				w.plant(t, old)
+				if fault.fault == nil {
+					w.refuse(t, call)
+				} else {
+					w.workspace.SetFault(func(n int, rw http.ResponseWriter, r *http.Request) bool {
+						return n == call && fault.fault(n, rw, r)
+					})
+				}
+				r := w.run(t)
+
+				// A server gone for good fails every run; any other fault of the first
+				// call is a miss. A GET on a connection that is reset after an earlier
+				// call is sent again by Go's own transport.
+				sentAgain := fault.name == "reset" && (call == readToSet || call == readBack)
+				good := call == read && fault.fault != nil || call == readToSet && fault.setGoesOn || sentAgain
+				if ok := r.result == `"OK"`; ok != good {
+					t.Errorf("result = %s; want success %t\n%s", r.result, good, r.log)
+				}
+				if !good {
+					checkWords(t, r.log, "the token is not stored in "+cachePath, "may write in it")
+				}
+				if len(r.logins) != 1 {
+					t.Errorf("%d logins; want 1", len(r.logins))
+				}
+				if r.took > 30*time.Second {
+					t.Errorf("took %s", r.took)
+				}
+				if written := good || call == readBack; written {
+					w.checkCached(t)
+				} else if cached, _ := w.cached(t); cached != old {
+					t.Errorf("the record is neither the old one nor a new one: %+v", cached)
+				}
+			})
+		}
+	}
+}
+
+func TestAJobKilledAtAnyMomentLeavesAWholeRecord(t *testing.T) {
+	t.Parallel()
+	if inProcess {
+		t.Skip("a process cannot be killed in itself")
+	}
+	binary, err := builtJob()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t)
+	w.plant(t, w.sealed(t, "first-token", time.Hour))
+	job := windmill.Job{Binary: binary, Args: map[string]any{"snow": w.snow}, Token: w.token}
+	warming := job
+	warming.Env = []string{scheduled}
+
+	const enough = 100
+	runs, killed, renewed := 0, 0, 0
+	for ; killed < enough && runs < 10*enough; runs++ {
+		before, _ := w.cached(t)
+		w.instance.Revoke() // so that a new record has a new token
+		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(mathrand.Int63n(int64(8*time.Millisecond))))
+		reader := make(chan ran)
+		go func() {
+			done, err := w.worker.Run(context.Background(), job)
+			if err != nil {
+				t.Error(err)
+			}
+			reader <- ran{result: string(done.Result), log: done.Log}
+		}()
+		if _, err := w.worker.Run(ctx, warming); err != nil {
+			killed++
+		}
+		cancel()
+		if r := <-reader; r.result != `"OK"` || !strings.HasPrefix(r.log, "Reused the token") {
+			t.Errorf("the job that reads: result = %s; want \"OK\" and no login\n%s", r.result, r.log)
+		}
+		after, found := w.cached(t)
+		if !found {
+			t.Fatal("the record is gone")
+		}
+		if after != before {
+			renewed++
+			if after != w.seal(t, after.Token, after.ExpiresAt) || !w.instance.Valid(after.Token) {
+				t.Errorf("the record is neither the old one nor a new one: %+v", after)
+			}
+		}
+	}
+	if killed < enough {
+		t.Errorf("%d of %d jobs killed; want %d", killed, runs, enough)
+	}
+	t.Logf("%d of %d jobs killed, %d records renewed", killed, runs, renewed)
+}
+
+// TestHerd starts 50 jobs at once. The figures of its log stand in the README.
+func TestHerd(t *testing.T) {
+	if inProcess {
+		t.Skip("a process has one standard output")
+	}
+	const jobs = 50
+	for _, test := range []struct {
+		name      string
+		plant     func(w *world) // nil leaves the cache cold
+		scheduled int            // how many of the jobs a schedule starts
+		mostLogin int
+	}{
+		{"a cold cache", nil, 0, jobs},
+		{"a warm cache", func(w *world) { w.plant(t, w.sealed(t, "a-good-token", 20*time.Minute)) }, 0, 0},
+		{"a cache about to expire", func(w *world) { w.plant(t, w.sealed(t, "an-old-token", 59*time.Second)) }, 0, jobs},
+		{"a warm cache, with schedules among the flows", func(w *world) { w.plant(t, w.sealed(t, "a-good-token", 20*time.Minute)) }, 5, 5},
+		{"a cold cache, with schedules among the flows", nil, 5, jobs},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t)
+			if test.plant != nil {
+				test.plant(w)
+			}
+			runs := make([]ran, jobs)
+			var group sync.WaitGroup
+			for i := range runs {
+				group.Add(1)
+				go func() {
+					defer group.Done()
+					env := "WM_FLOW_PATH=f/ServiceNow/flow"
+					if i%10 == 0 && i/10 < test.scheduled {
+						env = scheduled
+					}
+					runs[i] = w.start(t, env)
+				}()
+			}
+			group.Wait()
+			for _, r := range runs {
+				if r.result != `"OK"` {
+					t.Errorf("result = %s; want \"OK\"\n%s", r.result, r.log)
+				}
+				w.checkSecrets(t, r.log)
+			}
+			logins := len(w.instance.TakeCalls())
+			if logins > test.mostLogin || logins < test.scheduled {
+				t.Errorf("%d logins; want at most %d", logins, test.mostLogin)
+			}
+			cached, _ := w.cached(t)
+			if cached != w.seal(t, cached.Token, cached.ExpiresAt) || !cached.usable(time.Now()) {
+				t.Errorf("the record is not valid: %+v", cached)
+			}
+			if logins > 0 {
+				w.checkCached(t)
+			}
+			t.Logf("%d jobs, %d logins", jobs, logins)
+		})
+	}
+}
+
+func FuzzTokenAnswer(f *testing.F) {
+	for _, body := range []string{
+		`{"access_token":"abc-._~+/=","refresh_token":"d","scope":"useraccount","token_type":"Bearer","expires_in":1799}`,
+		`{"access_token":"abc","expires_in":"1e3"}`, `{"access_token":"abc","expires_in":1e999}`, `{"access_token":"a\u0000"}`,
+		`{"error":"server_error","error_description":"` + "Zq7sentinel" + `"}`, `{"error":{"message":"%5aq7sentinel"}}`,
+		`{"error":{"message":{"a":[]}},"access_token":"Zq7sentinel"}`, rateLimit, accessDenied, hibernating, `[]`, `null`, ``,
+	} {
+		f.Add(200, body, "1", "https://elsewhere.example.com/")
+		f.Add(401, body, "", "Zq7sentinel")
+	}
+	snow := servicenow{InstanceURL: "https://dev12345.service-now.com", ClientID: "id", ClientSecret: "Kx9sentinel", Username: "user", Password: "Zq7sentinel"}
+	f.Fuzz(func(t *testing.T, status int, body, retryAfter, location string) {
+		a := answer{status, http.Header{"Retry-After": {retryAfter}, "Location": {location}}, []byte(body)}
+		token, lifetime, err := a.token()
+		if err == nil {
+			if status != http.StatusOK || !regexp.MustCompile(`^[A-Za-z0-9._~+/-]+=*$`).MatchString(token) {
+				t.Errorf("accepted the token %q with status %d", token, status)
+			}
+			if lifetime < 0 || lifetime > 365*24*3600 {
+				t.Errorf("lifetime = %d", lifetime)
+			}
+			return
+		}
+		failed := a.describe("https://dev12345.service-now.com/oauth_token.do", err, snow)
+		text := failed.Error()
+		for _, secret := range []string{snow.Password, snow.ClientSecret} {
+			if strings.Contains(strings.ToLower(text), strings.ToLower(secret)) {
+				t.Errorf("the error repeats %q: %s", secret, text)
+			}
+		}
+		if !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
+			t.Errorf("the error would not print in a line: %q", text)
+		}
+		if pause, again := retryPause(1, failed, 0.5, time.Unix(1_800_000_000, 0)); again && (pause <= 0 || pause > longestRetryAfter) {
+			t.Errorf("pause = %s", pause)
+		}
+	})
+}
+
+func FuzzCachedRecord(f *testing.F) {
+	snow := servicenow{InstanceURL: "https://dev12345.service-now.com", ClientID: "id", ClientSecret: "secret", Username: "user", Password: "password"}
+	made := map[string]int64{"abc": 1_800_000_000, "a=": 1, "": 0}
+	for token, expiresAt := range made {
+		encoded, err := json.Marshal(record{token, expiresAt, snow.seal(token, expiresAt)})
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(encoded))
+	}
+	for _, value := range []string{`null`, `{}`, `[]`, `"x"`, `{"token":"abc","expires_at":1e300,"seal":""}`, `{"token":1,"expires_at":"1","seal":null}`} {
+		f.Add(value)
+	}
+	f.Fuzz(func(t *testing.T, encoded string) {
+		var value any
+		if json.Unmarshal([]byte(encoded), &value) != nil {
+			return
+		}
+		cached, ok := snow.sealed(value)
+		// Nobody can forge a seal, so what is accepted is one of those made here.
+		if expiresAt, mine := made[cached.Token]; ok && (!mine || expiresAt != cached.ExpiresAt) {
+			t.Errorf("accepted %s", encoded)
+		}
+	})
+}
+
+func FuzzInstanceAddress(f *testing.F) {
+	for _, value := range []string{
+		"https://dev12345.service-now.com", " dev12345/ ", "gw.example.com:8443/snow", "http://[::1]:80/x", "http://127.0.0.1", "localhost",
+		"https://a@b", "https://h?q#f", "https:/x", "https://h:", "//x//", "https://h/%2e%2e/", "https://h/a b", "nav_to.do", "h\u00e9llo", "[::1]",
+		`0/%40"`, // found: its escape was undone, so that the address had an @
+	} {
+		f.Add(value)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		address, ok := instanceAddress(value)
+		if !ok {
+			return
+		}
+		u, err := url.Parse(address)
+		if err != nil {
+			t.Fatalf("accepted %q as %q: %v", value, address, err)
+		}
+		host := u.Hostname()
+		loopback := host == "localhost" || net.ParseIP(host).IsLoopback()
+		if u.Scheme != "https" && !(u.Scheme == "http" && loopback) {
+			t.Errorf("accepted %q as %q, which is neither https nor loopback", value, address)
+		}
+		written := strings.TrimSuffix(host, ".service-now.com")
+		if host == "" || written == "" || !strings.Contains(strings.ToLower(value), written) {
+			t.Errorf("accepted %q as %q, a host that was not written", value, address)
+		}
+		if u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" || strings.HasSuffix(address, "/") {
+			t.Errorf("accepted %q as %q, which is more than scheme, host and path", value, address)
+		}
+		if again, ok := instanceAddress(address); again != address || !ok {
+			t.Errorf("accepted %q as %q, but that as %q, %t", value, address, again, ok)
+		}
+		request, err := http.NewRequest(http.MethodPost, address+"/oauth_token.do", nil)
+		if err != nil || request.URL.Hostname() != host || !strings.HasSuffix(request.URL.Path, "/oauth_token.do") {
+			t.Errorf("a request to %q goes to %v, %v", address, request, err)
+		}
+	})
+}
+
+func FuzzRetryAfter(f *testing.F) {
+	for _, header := range []string{"", "0", "3", "-1", "+1", "1e3", "99999999999999999999", "4294967295", "Fri, 02 Jan 2026 03:04:09 GMT", "Fri, 31 Dec 9999 23:59:59 GMT", "Mon, 01 Jan 0001 00:00:00 GMT"} {
+		f.Add(header, int64(1_767_323_045))
+	}
+	f.Fuzz(func(t *testing.T, header string, now int64) {
+		if pause := retryAfter(header, time.Unix(now, 0)); pause < 0 || pause > longestRetryAfter {
+			t.Errorf("retryAfter(%q) = %s; want from 0 to %s", header, pause, longestRetryAfter)
+		}
+	})
+}
+
+// TestASimulatedYear lives through a workspace's year (a week, if short) by an
+// injected clock. The figures of its log stand in the README.
+func TestASimulatedYear(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		remaining bool
+	}{{"with renewed expiry", false}, {"with remaining lifetime", true}} {
+		t.Run(test.name, func(t *testing.T) { simulate(t, test.remaining) })
+	}
+}
+
+// simulate runs the schedule every 15 minutes and 1 to 4 jobs between, each as a
+// call of the script's own functions over HTTP. Now and then a token is revoked, the password is
+// changed, or the instance hibernates overnight.
+func simulate(t *testing.T, remaining bool) {
+	const period = 15 * time.Minute
+	days := 365
+	if testing.Short() || inProcess {
+		days = 7
+	}
+	process.Lock()
+	defer process.Unlock()
+	chance := mathrand.New(mathrand.NewSource(1))
+	start := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
+	clock := start
+
+	w := newWorld(t)
+	w.instance.Now = func() time.Time { return clock }
+	w.instance.Remaining = remaining
+	defer func(realClock func() time.Time) { now = realClock }(now)
+	now = w.instance.Now
+	stdout := os.Stdout
+	defer func() { os.Stdout = stdout }()
+	var err error
+	if os.Stdout, err = os.Open(os.DevNull); err != nil {
+		t.Fatal(err)
+	}
+	for _, setting := range w.worker.Environment(w.token) {
+		name, value, _ := strings.Cut(setting, "=")
+		t.Setenv(name, value)
+	}
+
+	// What the instance is like at the moment.
+	var (
+		hibernatingUntil time.Time // zero when awake
+		passwordChanged  time.Time // when the old one ended; zero when the resource has the right one
+		revokedAt        time.Time // zero when the cache is good again
+	)
+	jobs, schedules, loginsInHealth, unsound := 0, 0, 0, 0
+	healthy := false // the last scheduled run succeeded, and nothing was changed since
+	fail := func(format string, args ...any) {
+		t.Helper()
+		if unsound++; unsound < 10 {
+			t.Errorf(clock.Format(time.RFC3339)+": "+format, args...)
+		}
+	}
+
+	// attempt makes one run and returns how many logins it made.
+	attempt := func(byEnv string) (token string, logins int, err error) {
+		os.Setenv("WM_SCHEDULE_PATH", byEnv)
+		token, err = obtain(w.snow)
+		logins = len(w.instance.TakeCalls())
+		w.workspace.TakeCalls()
+		if logins > 1 {
+			fail("%d logins in one run", logins)
+		}
+		return token, logins, err
+	}
+	loginsRefused := func() bool { return clock.Before(hibernatingUntil) || !passwordChanged.IsZero() }
+
+	job := func() {
+		token, logins, err := attempt("")
+		jobs++
+		if err != nil {
+			if !loginsRefused() || logins != 1 {
+				fail("a job failed after %d logins: %v", logins, err)
+			}
+			return
+		}
+		if cached, _ := w.cached(t); !cached.usable(clock) && (logins == 0 || !remaining) {
+			fail("a job was handed a token with %d s left", cached.ExpiresAt-clock.Unix())
+		}
+		// What the instance itself says; it ends a revoked token at once, of which
+		// nobody can know.
+		if left := w.instance.Remains(token); revokedAt.IsZero() && left <= time.Minute && (logins == 0 || !remaining) {
+			fail("a job was handed a token that lives for another %s", left)
+		}
+		if !healthy || logins == 0 {
+			return
+		}
+		loginsInHealth++
+		// With the remaining lifetime, no schedule can get a token that lasts: the
+		// jobs of its last minute, and the first after it, ask for themselves.
+		if left := w.instance.Remains(token); !remaining || left > 62*time.Second && left < 30*time.Minute {
+			fail("a job logged in, though the schedule is healthy; its token lives for %s", left)
+		}
+	}
+
+	schedule := func() {
+		token, logins, err := attempt("f/ServiceNow/warm_token")
+		schedules++
+		if logins != 1 {
+			fail("the schedule made %d logins; want 1", logins)
+		}
+		healthy = err == nil
+		if err != nil {
+			if !loginsRefused() {
+				fail("the schedule failed: %v", err)
+			}
+			if !revokedAt.IsZero() {
+				revokedAt = clock // no login can heal the cache before the next one
+			}
+			return
+		}
+		cached, _ := w.cached(t)
+		if cached.Token != token || !w.instance.Valid(token) {
+			fail("after the schedule, the cache is not good")
+		}
+		if !revokedAt.IsZero() && clock.Sub(revokedAt) > period {
+			fail("the cache is good again only %s after the revocation", clock.Sub(revokedAt))
+		}
+		revokedAt = time.Time{}
+	}
+
+	changes := make(map[string]int)
+	for next := start; next.Before(start.Add(time.Duration(days) * 24 * time.Hour)); next = next.Add(period) {
+		// A schedule starts a few seconds late, now more, now less.
+		clock = next.Add(time.Duration(chance.Intn(5000)) * time.Millisecond)
+		schedule()
+
+		for _, at := range moments(chance, clock, next.Add(period), 1+chance.Intn(4)) {
+			clock = at
+			awake := hibernatingUntil.Before(clock)
+			switch {
+			case !passwordChanged.IsZero() && clock.Sub(passwordChanged) > 45*time.Minute:
+				w.snow.Password, passwordChanged = w.account.Password, time.Time{} // somebody mends the resource
+				healthy = false
+				changes["resource mended"]++
+			case awake && chance.Intn(500) == 0:
+				w.instance.Revoke()
+				revokedAt = clock
+				changes["token revoked"]++
+			case awake && passwordChanged.IsZero() && chance.Intn(2000) == 0:
+				w.instance.SetAccount(w.account, false)
+				w.account.Password += "+"
+				w.instance.SetAccount(w.account, true)
+				passwordChanged = clock
+				changes["password changed"]++
+			case awake && clock.Hour() == 22 && chance.Intn(60) == 0:
+				hibernatingUntil = clock.Add(8 * time.Hour)
+				w.instance.SetFault(func(n int, rw http.ResponseWriter, r *http.Request) bool {
+					return clock.Before(hibernatingUntil) && reply(200, "text/html", hibernating)(n, rw, r)
+				})
+				changes["hibernated overnight"]++
+			}
+			job()
+		}
+	}
+	t.Logf("%d hours: %d runs of the schedule, %d jobs, of which %d logged in while the schedule was healthy; %v",
+		days*24, schedules, jobs, loginsInHealth, changes)
+}
+
+// moments returns n moments between from and to, in their order.
+func moments(chance *mathrand.Rand, from, to time.Time, n int) []time.Time {
+	list := make([]time.Time, n)
+	for i := range list {
+		list[i] = from.Add(time.Duration(chance.Int63n(int64(to.Sub(from)))))
+	}
+	slices.SortFunc(list, time.Time.Compare)
+	return list
 }

@@ -63,15 +63,19 @@ func (i *Instance) Revoke() {
 }
 
 // Valid reports whether the instance would accept value as a bearer token now.
-func (i *Instance) Valid(value string) bool {
+func (i *Instance) Valid(value string) bool { return i.Remains(value) > 0 }
+
+// Remains returns for how long the instance would accept value as a bearer token;
+// it is not positive if it does not.
+func (i *Instance) Remains(value string) time.Duration {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for _, t := range i.tokens {
-		if t.value == value && i.now().Before(t.expires) {
-			return true
+		if t.value == value {
+			return t.expires.Sub(i.now())
 		}
 	}
-	return false
+	return 0
 }
 
 // Issued returns every access and refresh token that the instance ever gave.
