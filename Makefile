@@ -26,10 +26,10 @@ client:
 run: client ## run the job in its three uses on a local Windmill and ServiceNow (SNOW=instance.json: once, on a real instance)
 	@go run ./local $(if $(SNOW),-snow '$(SNOW)')
 
-test: client ## run the tests (a minute)
+test: client ## run the tests that take less than a minute together
 	go test -short -parallel 16 ./...
 
-check: client ## gofmt, vet, staticcheck, all tests with the race detector, and the tests under the oldest Go
+check: client ## gofmt, vet, staticcheck, all tests with the race detector, the tests under the oldest Go, fuzzing
 	@test -z "$$(gofmt -l .)" || { gofmt -d . ; exit 1; }
 	go vet ./...
 	cd local/wmill && GOWORK=off go vet ./...
@@ -43,8 +43,10 @@ fuzz: client ## fuzz what parses foreign bytes, FUZZTIME (30s) each
 	@set -e; for target in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\)(.*/\1/p' main_test.go); do \
 		echo "go test -fuzz $$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) . ; done
 
-mutants: client ## change main.go in every small way, and see that a fast test fails each time
-	IN_PROCESS=1 go run $(GREMLINS) unleash --workers 2 --timeout-coefficient 10 --exclude-files '^local/' .
+mutants: client ## change main.go in every small way, and see that a fast test fails each time (3 minutes)
+	IN_PROCESS=1 go run $(GREMLINS) unleash --workers 2 --timeout-coefficient 10 --threshold-efficacy 95 \
+		--invert-logical --invert-bitwise --invert-assignments --invert-loopctrl --exclude-files '^local/' .
+	@rm -f go.work.sum # which it leaves behind
 
 clean: ## remove what was built
 	rm -rf build

@@ -842,21 +842,28 @@ func TestATokenThatCannotBeStoredFailsTheRun(t *testing.T) {
 func TestARecordOfAJobAtTheSameTimeIsAsGood(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
-		name string
-		left time.Duration
-		ok   bool
+		name    string
+		later   int64 // seconds by which the other's record expires after ours
+		ok      bool
+		someone string // whose the other record is
 	}{
-		{"stored a moment before", 1795 * time.Second, true},
-		{"stored a moment after", 1805 * time.Second, true},
-		{"from before the run", 1735 * time.Second, false},
+		{"stored a moment after", 5, true, ""},
+		{"stored a moment before", -5, true, ""},
+		{"stored almost a run's length before", -57, true, ""},
+		{"from before the run", -58, false, ""},
+		{"of another user", 5, false, "somebody else"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			other := w.sealed(t, "other-token", test.left)
 			w.workspace.SetFault(func(n int, _ http.ResponseWriter, _ *http.Request) bool {
 				if n == 4 { // the read back
-					w.plant(t, other)
+					ours, _ := w.cached(t)
+					other := *w
+					if test.someone != "" {
+						other.snow.Username = test.someone
+					}
+					w.plant(t, other.seal(t, "other-token", ours.ExpiresAt+test.later))
 				}
 				return false
 			})
@@ -865,6 +872,23 @@ func TestARecordOfAJobAtTheSameTimeIsAsGood(t *testing.T) {
 				t.Errorf("result = %s; want success %t\n%s", r.result, test.ok, r.log)
 			}
 		})
+	}
+}
+
+func TestAskingLeavesTimeForStoring(t *testing.T) {
+	w := newWorld(t)
+	w.instance.SetFault(hang(""))
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second+300*time.Millisecond)
+	defer cancel()
+	process.Lock()
+	defer process.Unlock()
+	printed(t, func() {
+		if _, err := askServiceNow(ctx, w.snow); err == nil || !strings.Contains(err.Error(), "did not answer in time") {
+			t.Errorf("askServiceNow = %v; want a timeout", err)
+		}
+	})
+	if end, _ := ctx.Deadline(); time.Until(end) < 9*time.Second {
+		t.Errorf("%s left for storing; want 10 s", time.Until(end))
 	}
 }
 
@@ -1537,8 +1561,8 @@ func TestARefusedConnectionIsTriedAgain(t *testing.T) {
 	w := newWorld(t)
 	w.snow.InstanceURL = "http://127.0.0.1:1"
 	r := w.run(t)
-	checkLines(t, r.log, lineNone, "http://127.0.0.1:1/oauth_token.do refused the connection; asking again in .+",
-		"http://127.0.0.1:1/oauth_token.do refused the connection; asking again in .+", "http://127.0.0.1:1/oauth_token.do refused the connection. .+instance_url.+")
+	const again = `http://127\.0\.0\.1:1/oauth_token\.do refused the connection; asking again in (\d00ms|\d(\.\d)?s)\.`
+	checkLines(t, r.log, lineNone, again, again, "http://127.0.0.1:1/oauth_token.do refused the connection. .+instance_url.+")
 }
 
 func TestAnUnknownHostIsNot(t *testing.T) {
