@@ -1,6 +1,6 @@
 # Go, make and git are all that `make run` and `make test` need.
 .DEFAULT_GOAL := help
-.PHONY: help run test check fuzz mutants clean client
+.PHONY: help run test check fuzz mutants push push-examples clean client
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 GREMLINS    := github.com/go-gremlins/gremlins/cmd/gremlins@v0.6.0
@@ -18,7 +18,7 @@ endif
 endif
 
 help: ## say what can be made
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 client:
 	@echo "Windmill client: $(CLIENT_IN_USE)"
@@ -33,8 +33,8 @@ check: client ## gofmt, vet, staticcheck, all tests with the race detector, the 
 	@test -z "$$(gofmt -l .)" || { gofmt -d . ; exit 1; }
 	go vet ./...
 	cd local/wmill && GOWORK=off go vet ./...
-	go run $(STATICCHECK) ./...
-	go test -race -parallel 16 ./...
+	go run $(STATICCHECK) $$(go list ./... | grep -v /windmill/f/) # whose main only a worker calls
+	WMILL_TOOLS=1 go test -race -parallel 16 ./...
 	GOTOOLCHAIN=$(OLDEST_GO) go test -short -parallel 16 ./...
 
 	$(MAKE) --no-print-directory fuzz
@@ -48,5 +48,11 @@ mutants: client ## change main.go in every small way, and see that a fast test f
 		--invert-logical --invert-bitwise --invert-assignments --invert-loopctrl --exclude-files '^local/' .
 	@rm -f go.work.sum # which it leaves behind
 
+push: ## deploy the script to a Windmill workspace: WMILL_FLAGS, else the wmill CLI's active one
+	@windmill/push.sh script $(WMILL_FLAGS)
+
+push-examples: ## deploy the schedule (switched off) and the example flow, where missing
+	@windmill/push.sh examples $(WMILL_FLAGS)
+
 clean: ## remove what was built
-	rm -rf build
+	rm -rf .build windmill/cli/node_modules

@@ -1,6 +1,7 @@
 // Package servicenow is a ServiceNow instance on this machine, as far as jobs
-// need it to log in: the token endpoint by its documentation (OAuth API request
-// and response parameters; KB0791140) and by captures in public clients.
+// need it: the token endpoint by its documentation (OAuth API request and response
+// parameters; KB0791140) and by captures in public clients, and the Aggregate API
+// for incidents.
 package servicenow
 
 import (
@@ -8,6 +9,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,7 +22,7 @@ type Account struct {
 	ClientID, ClientSecret, Username, Password string
 }
 
-// Instance answers POST /oauth_token.do. Its fields are to be set before it is
+// Instance answers POST /oauth_token.do and GET /api/now/stats/incident. Its fields are to be set before it is
 // served; the zero value has no accounts.
 type Instance struct {
 	wire.Recorder
@@ -32,6 +35,8 @@ type Instance struct {
 	// Without it, the expiry is renewed for a full lifetime. ServiceNow's texts
 	// tell of both.
 	Remaining bool
+	// Incidents has the number of open incidents of each priority.
+	Incidents map[string]int
 
 	mu       sync.Mutex
 	accounts map[Account]bool
@@ -98,12 +103,44 @@ func (i *Instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (i *Instance) serve(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path != "/oauth_token.do" {
+	switch r.URL.Path {
+	case "/oauth_token.do":
+		i.serveToken(w, r)
+	case "/api/now/stats/incident":
+		i.serveIncidents(w, r)
+	default:
 		w.Header().Set("Content-Type", "text/html;charset=UTF-8")
 		w.WriteHeader(http.StatusNotFound)
 		_, _ = w.Write([]byte("<html><title>Page not found</title></html>"))
+	}
+}
+
+// serveIncidents counts the open incidents by priority, by the one query that it knows.
+func (i *Instance) serveIncidents(w http.ResponseWriter, r *http.Request) {
+	bearer, found := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !found || !i.Valid(bearer) {
+		answer(w, http.StatusUnauthorized, map[string]any{
+			"error":  map[string]string{"message": "User Not Authenticated", "detail": "Required to provide Auth information"},
+			"status": "failure",
+		})
 		return
 	}
+	query := r.URL.Query()
+	if query.Get("sysparm_query") != "active=true" || query.Get("sysparm_count") != "true" || query.Get("sysparm_group_by") != "priority" {
+		answer(w, http.StatusBadRequest, map[string]any{"error": map[string]string{"message": "unknown query"}, "status": "failure"})
+		return
+	}
+	result := []any{}
+	for priority, count := range i.Incidents {
+		result = append(result, map[string]any{
+			"stats":          map[string]string{"count": strconv.Itoa(count)},
+			"groupby_fields": []map[string]string{{"field": "priority", "value": priority}},
+		})
+	}
+	answer(w, http.StatusOK, map[string]any{"result": result})
+}
+
+func (i *Instance) serveToken(w http.ResponseWriter, r *http.Request) {
 	if err := r.ParseForm(); err != nil || r.Method != http.MethodPost || r.URL.RawQuery != "" {
 		refuse(w)
 		return
