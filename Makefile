@@ -1,6 +1,6 @@
 # Go, make and git are all that `make run` and `make test` need.
 .DEFAULT_GOAL := help
-.PHONY: help run test check fuzz mutants push push-examples clean client
+.PHONY: help run test check fuzz mutants bench push push-examples clean client
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 GREMLINS    := github.com/go-gremlins/gremlins/cmd/gremlins@v0.6.0
@@ -8,7 +8,7 @@ OLDEST_GO   := go1.22.12
 FUZZTIME    := 30s
 
 # The published Windmill client where the module proxy serves it, else local/wmill through go.work.
-ifneq ($(filter run test check fuzz mutants,$(MAKECMDGOALS)),)
+ifneq ($(filter run test check fuzz mutants bench,$(MAKECMDGOALS)),)
 ifeq ($(shell GOWORK=off go list -deps . >/dev/null 2>&1 && echo served),served)
 export GOWORK := off
 CLIENT_IN_USE := the published one
@@ -47,6 +47,12 @@ mutants: client ## change main.go in every small way, and see that a fast test f
 	IN_PROCESS=1 go run $(GREMLINS) unleash --workers 2 --timeout-coefficient 10 --threshold-efficacy 95 \
 		--invert-logical --invert-bitwise --invert-assignments --invert-loopctrl --exclude-files '^local/' .
 	@rm -f go.work.sum # which it leaves behind
+
+bench: client ## what the script adds to a job, as a table; the raw results stay in .build/bench.txt, for benchstat
+	@mkdir -p .build
+	@go test -run '^$$' -bench 'Job|Check' -benchtime 5s . > .build/bench.txt || { cat .build/bench.txt; exit 1; }
+	@go test -run '^$$' -bench Build -benchtime 1x . >> .build/bench.txt || { cat .build/bench.txt; exit 1; }
+	@go run ./local/bench < .build/bench.txt
 
 push: ## deploy the script to a Windmill workspace: WMILL_FLAGS, else the wmill CLI's active one
 	@windmill/push.sh script $(WMILL_FLAGS)

@@ -26,6 +26,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -34,6 +35,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 	"unicode"
@@ -2230,4 +2232,260 @@ func moments(chance *mathrand.Rand, from, to time.Time, n int) []time.Time {
 	}
 	slices.SortFunc(list, time.Time.Compare)
 	return list
+}
+
+// The benchmarks tell what the script adds to a job, as ratios to what a job costs
+// anyway. `make bench` makes a table of what they report.
+
+// floorSource is the least that a job with the same effect can be: one GET to
+// Windmill, and the result written.
+const floorSource = `package main
+
+import (
+	"io"
+	"net/http"
+	"os"
+)
+
+func main() {
+	request, err := http.NewRequest("GET", os.Getenv("BASE_INTERNAL_URL")+"/api/w/test%20workspace/resources/get_value_interpolated/` + escapedPath + `", nil)
+	if err != nil {
+		panic(err)
+	}
+	request.Header.Set("Authorization", "Bearer "+os.Getenv("WM_TOKEN"))
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		panic(err)
+	}
+	if _, err := io.ReadAll(response.Body); err != nil || response.StatusCode != 200 {
+		panic(response.Status)
+	}
+	if err := os.WriteFile("result.json", []byte("\"OK\""), 0o600); err != nil {
+		panic(err)
+	}
+}
+`
+
+// builtFloor is floorSource, built once.
+var builtFloor = sync.OnceValues(func() (string, error) {
+	source := filepath.Join(jobs, "floor.go")
+	if err := os.WriteFile(source, []byte(floorSource), 0o600); err != nil {
+		return "", err
+	}
+	binary := filepath.Join(jobs, "floor")
+	output, err := exec.Command("go", "build", "-o", binary, source).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%w\n%s", err, output)
+	}
+	return binary, nil
+})
+
+// warmWorld is a world with a good record in the cache, and what to run in it.
+func warmWorld(b *testing.B) (w *world, job, floor windmill.Job) {
+	b.Helper()
+	w = newWorld(b)
+	w.plant(b, w.sealed(b, strings.Repeat("t", 86), time.Hour))
+	binary, err := builtJob()
+	if err != nil {
+		b.Fatal(err)
+	}
+	bare, err := builtFloor()
+	if err != nil {
+		b.Fatal(err)
+	}
+	args := map[string]any{"snow": w.snow}
+	return w, windmill.Job{Binary: binary, Args: args, Token: w.token}, windmill.Job{Binary: bare, Args: args, Token: w.token}
+}
+
+// took runs a job and returns the time from its start to its exit.
+func (w *world) took(b *testing.B, job windmill.Job) time.Duration {
+	b.Helper()
+	done, err := w.worker.Run(context.Background(), job)
+	if err != nil || string(done.Result) != `"OK"` {
+		b.Fatalf("result = %s, %v\n%s", done.Result, err, done.Log)
+	}
+	return done.Took
+}
+
+// median returns the middle of durations, in milliseconds.
+func median(durations []time.Duration) float64 {
+	slices.Sort(durations)
+	return durations[len(durations)/2].Seconds() * 1000
+}
+
+// A warm job and the floor, in turn, so that what else the machine does meets both.
+func BenchmarkWarmJob(b *testing.B) {
+	w, job, floor := warmWorld(b)
+	w.took(b, job)
+	w.took(b, floor)
+	var jobs, floors []time.Duration
+	var ratios []float64
+	b.ResetTimer()
+	for i := 0; i < b.N; i++ {
+		if i%2 == 0 { // neither always comes first
+			jobs, floors = append(jobs, w.took(b, job)), append(floors, w.took(b, floor))
+		} else {
+			floors, jobs = append(floors, w.took(b, floor)), append(jobs, w.took(b, job))
+		}
+		ratios = append(ratios, jobs[i].Seconds()/floors[i].Seconds())
+	}
+	slices.Sort(ratios)
+	b.ReportMetric(ratios[len(ratios)/2], "ratio")
+	b.ReportMetric(median(jobs), "job-ms")
+	b.ReportMetric(median(floors), "floor-ms")
+}
+
+// A cold job, and in turn what it consists of: a warm job (start, check, read), a
+// login, a write and a read back, the last three from this process.
+func BenchmarkColdJob(b *testing.B) {
+	w, job, _ := warmWorld(b)
+	for _, setting := range w.worker.Environment(w.token) {
+		name, value, _ := strings.Cut(setting, "=")
+		b.Setenv(name, value)
+	}
+	snow := w.snow
+	if err := snow.check(); err != nil {
+		b.Fatal(err)
+	}
+	var colds, parts []time.Duration
+	calls := 0
+	b.ResetTimer()
+	for i := 0; i < b.N; i++ {
+		w.workspace.DeleteResource(cachePath)
+		w.workspace.TakeCalls()
+		w.instance.TakeCalls()
+		colds = append(colds, w.took(b, job))
+		calls = len(w.workspace.TakeCalls()) + len(w.instance.TakeCalls())
+		warm := w.took(b, job)
+		started := time.Now()
+		fresh, failed := logIn(context.Background(), snow)
+		if failed != nil {
+			b.Fatal(failed)
+		}
+		if err := writeCache(context.Background(), snow, fresh); err != nil {
+			b.Fatal(err)
+		}
+		parts = append(parts, warm+time.Since(started))
+	}
+	b.ReportMetric(median(colds)/median(parts), "ratio")
+	b.ReportMetric(median(colds), "job-ms")
+	b.ReportMetric(median(parts), "parts-ms")
+	b.ReportMetric(float64(calls), "calls")
+}
+
+// Warm jobs at once: how many end in a second, and how long the slowest takes.
+func BenchmarkJobsAtOnce(b *testing.B) {
+	for _, crowd := range []int{1, 8, 64} {
+		b.Run(strconv.Itoa(crowd), func(b *testing.B) {
+			w, job, _ := warmWorld(b)
+			var slowest []time.Duration
+			b.ResetTimer()
+			for i := 0; i < b.N; i++ {
+				durations := make([]time.Duration, crowd)
+				var group sync.WaitGroup
+				for j := range durations {
+					group.Add(1)
+					go func() {
+						defer group.Done()
+						done, err := w.worker.Run(context.Background(), job)
+						if err != nil || string(done.Result) != `"OK"` {
+							b.Errorf("result = %s, %v\n%s", done.Result, err, done.Log)
+						}
+						durations[j] = done.Took
+					}()
+				}
+				group.Wait()
+				slowest = append(slowest, slices.Max(durations))
+			}
+			b.ReportMetric(float64(crowd*b.N)/b.Elapsed().Seconds(), "jobs/s")
+			b.ReportMetric(median(slowest), "slowest-ms")
+		})
+	}
+}
+
+// clientOnlySource is the least that a script which uses the client can be.
+const clientOnlySource = `package inner
+
+//require github.com/windmill-labs/windmill-go-client v1.501.4
+
+import wmill "github.com/windmill-labs/windmill-go-client"
+
+func main(path string) (interface{}, error) { return wmill.GetResource(path) }
+`
+
+// What a worker pays once for a script: `go build` with an empty cache, and again
+// with a cache that has all but the script.
+func BenchmarkBuild(b *testing.B) {
+	clientOnly := filepath.Join(b.TempDir(), "client_only.go")
+	if err := os.WriteFile(clientOnly, []byte(clientOnlySource), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	for _, script := range []struct{ name, file string }{{"script", "main.go"}, {"client-only", clientOnly}} {
+		b.Run(script.name, func(b *testing.B) {
+			source, err := os.ReadFile(script.file)
+			if err != nil {
+				b.Fatal(err)
+			}
+			worker := &windmill.Worker{Dir: b.TempDir()}
+			binary, err := worker.Build(context.Background(), script.file, ".")
+			if err != nil {
+				b.Fatal(err)
+			}
+			var first, next time.Duration
+			var memory int64
+			b.ResetTimer()
+			for i := 0; i < b.N; i++ {
+				cache := "GOCACHE=" + b.TempDir()
+				for _, duration := range []*time.Duration{&first, &next} {
+					// Nothing has compiled or linked this source yet.
+					inner := filepath.Join(filepath.Dir(binary), "inner", "inner_main.go")
+					if err := os.WriteFile(inner, fmt.Appendf(source, "\nfunc Built%d() {}\n", time.Now().UnixNano()), 0o600); err != nil {
+						b.Fatal(err)
+					}
+					build := exec.Command("go", "build", "-o", binary, "main.go")
+					build.Dir = filepath.Dir(binary)
+					build.Env = append(os.Environ(), cache, "GOWORK=off", "GOFLAGS=")
+					started := time.Now()
+					if output, err := build.CombinedOutput(); err != nil {
+						b.Fatalf("%v\n%s", err, output)
+					}
+					*duration += time.Since(started)
+					if usage, ok := build.ProcessState.SysUsage().(*syscall.Rusage); ok {
+						memory = max(memory, usage.Maxrss)
+					}
+				}
+			}
+			info, err := os.Stat(binary)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(first.Seconds()/float64(b.N), "first-s")
+			b.ReportMetric(next.Seconds()/float64(b.N), "next-s")
+			b.ReportMetric(float64(memory)/1024, "peak-MB") // of the largest of its processes; Linux counts in KiB
+			b.ReportMetric(float64(info.Size())/1e6, "binary-MB")
+		})
+	}
+}
+
+func BenchmarkInputCheck(b *testing.B) {
+	b.ReportAllocs()
+	for i := 0; i < b.N; i++ {
+		snow := servicenow{InstanceURL: " https://dev12345.service-now.com/ ", ClientID: "id", ClientSecret: clientSecret, Username: "user", Password: password}
+		if err := snow.check(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkRecordCheck(b *testing.B) {
+	snow := servicenow{InstanceURL: "https://dev12345.service-now.com", ClientID: "id", ClientSecret: clientSecret, Username: "user", Password: password}
+	token := strings.Repeat("t", 86)
+	value := map[string]any{"token": token, "expires_at": 1_800_000_000.0, "seal": snow.seal(token, 1_800_000_000)}
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i := 0; i < b.N; i++ {
+		if cached, ok := snow.sealed(value); !ok || cached.usable(time.Unix(1_900_000_000, 0)) {
+			b.Fatal("the record is not what it is")
+		}
+	}
 }

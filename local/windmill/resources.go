@@ -111,10 +111,9 @@ func (ws *Workspace) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	endpoint, ours := strings.CutPrefix(r.URL.EscapedPath(), "/api/w/"+url.PathEscape(ws.Name)+"/resources/")
-	action, segment, _ := strings.Cut(endpoint, "/")
-	path, err := url.PathUnescape(segment)
-	// A resource's path is one segment: its own slashes come escaped.
-	if !ours || err != nil || strings.Contains(segment, "/") {
+	action, escaped, _ := strings.Cut(endpoint, "/")
+	path, err := url.PathUnescape(escaped)
+	if !ours || err != nil {
 		refuse(w, http.StatusNotFound, "Not found: no such route")
 		return
 	}

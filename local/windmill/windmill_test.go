@@ -58,7 +58,7 @@ func TestTheResourceAPI(t *testing.T) {
 		{"no value", "all", "GET", "get_value_interpolated/f%2Fa%2Fgone", "", false, 404, "Not found: Resource f/a/gone not found"},
 		{"a value that may not be read", "nobody", "GET", "get_value_interpolated/f%2Fa%2Fthere", "", false, 404, "Not found: Resource f/a/there not found"},
 		{"an unknown token", "stranger", "GET", "get_value_interpolated/f%2Fa%2Fthere", "", false, 401, "Unauthorized"},
-		{"a path that is not escaped", "all", "GET", "get_value_interpolated/f/a/there", "", false, 404, "Not found: no such route"},
+		{"no such action", "all", "GET", "list/f%2Fa%2Fthere", "", false, 404, "Not found: no such route"},
 		{"a new resource", "all", "POST", "create?update_if_exists=true", `{"path":"f/a/new","value":2,"resource_type":"state"}`, false, 201, "resource f/a/new created"},
 		{"a resource that exists", "all", "POST", "create", `{"path":"f/a/there","value":2,"resource_type":"state"}`, false, 400, "Bad request: Resource f/a/there already exists"},
 		{"a resource that exists, to be updated", "all", "POST", "create?update_if_exists=true", `{"path":"f/a/there","value":2,"resource_type":"state"}`, false, 201, "resource f/a/there created"},
