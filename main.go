@@ -144,7 +144,8 @@ func obtain(snow servicenow) (string, error) {
 	if onWindmill && !scheduled {
 		cached, err := readCache(ctx, snow)
 		if err == nil && cached.usable(now()) {
-			fmt.Printf("Reused the token in %s, valid for another %s; ServiceNow was not asked.\n", cachePath, cached.remaining())
+			fmt.Printf("Found a token in %s, valid for another %s.\n", cachePath, cached.remaining())
+			fmt.Println("Reused it: ServiceNow was not asked.")
 			return cached.Token, nil
 		}
 		if err == nil {
@@ -206,8 +207,8 @@ func instanceAddress(instanceURL string) (address string, ok bool) {
 		address = "https://" + address
 	}
 	u, err := url.Parse(address)
-	if err != nil || strings.ContainsAny(address, "@?#") || strings.Contains(u.Path, "@") ||
-		strings.HasSuffix(u.Host, ":") || path.Ext(u.Path) == ".do" {
+	if err != nil || strings.ContainsAny(address, "@?#") || strings.ContainsFunc(address, unicode.IsControl) ||
+		strings.HasSuffix(u.Host, ":") || strings.Contains(u.Path, "@") || path.Ext(u.Path) == ".do" {
 		return "", false
 	}
 	u.Host = strings.ToLower(u.Host)
@@ -313,7 +314,7 @@ func describeWindmill(err error) error {
 		return nil
 	}
 	for _, kind := range []string{
-		"Not found", "Not authorized", "Permission denied", "Require Admin", "Bad request", "Internal", "SqlErr",
+		"Not found", "Not authorized", "Unauthorized", "Permission denied", "Require Admin", "Bad request", "Internal", "SqlErr",
 	} {
 		if strings.HasPrefix(err.Error(), kind) {
 			return fmt.Errorf("got %q from Windmill", kind)

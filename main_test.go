@@ -357,7 +357,8 @@ const (
 	lineNone   = `No usable token in f/ServiceNow/snow_token_cache: .+\.`
 	lineLogin  = `http://127\.0\.0\.1:\d+ accepted the login of "svc user" and gave a token valid for (30m0s|29m5\ds)\.`
 	lineStored = `Stored it in f/ServiceNow/snow_token_cache\.`
-	lineReused = `Reused the token in f/ServiceNow/snow_token_cache, valid for another .+; ServiceNow was not asked\.`
+	lineFound  = `Found a token in f/ServiceNow/snow_token_cache, valid for another \d.+\.`
+	lineReused = `Reused it: ServiceNow was not asked\.`
 )
 
 func TestTheThreeUses(t *testing.T) {
@@ -379,7 +380,7 @@ func TestTheThreeUses(t *testing.T) {
 	if r.result != `"OK"` {
 		t.Errorf("flow step: result = %s; want \"OK\"", r.result)
 	}
-	checkLines(t, r.log, lineReused)
+	checkLines(t, r.log, lineFound, lineReused)
 	checkCalls(t, r, 0, readFound)
 	if second := w.checkCached(t); second != first {
 		t.Error("the flow step changed the record")
@@ -552,6 +553,7 @@ func TestInstanceAddress(t *testing.T) {
 		{"a control character", "https://dev12345\x00.service-now.com", ""},
 		{"a line break in the host", "https://dev12345\n.service-now.com", ""},
 		{"a line break in the path", "https://dev12345.service-now.com/a\r\nb", ""},
+		{"a control character beyond ASCII in the path", "https://dev12345.service-now.com/a\u0085b", ""},
 		{"a blank in the host", "dev 12345", ""},
 		{"a backslash", `https://dev12345.service-now.com\.example.com`, ""},
 		{"an escape in the host", "https://dev%2e12345.service-now.com", ""},
@@ -818,7 +820,7 @@ func TestATokenThatCannotBeStoredFailsTheRun(t *testing.T) {
 			w.workspace.Old = true
 			w.plant(t, map[string]any{"token": "by-python", "expires_at": time.Now().Unix() + 1800})
 		}, []string{"no record from this script"}},
-		{"an unknown workspace token", func(t *testing.T, w *world) { w.token = "Wm5-workspace-token-gone" }, nil},
+		{"an unknown workspace token", func(t *testing.T, w *world) { w.token = "Wm5-workspace-token-gone" }, []string{`"Unauthorized"`}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -942,7 +944,7 @@ func TestGetToken(t *testing.T) {
 	if err != nil || again != token {
 		t.Errorf("GetToken with a warm cache = the same token: %t, %v; want the same", again == token, err)
 	}
-	checkLines(t, log, lineReused)
+	checkLines(t, log, lineFound, lineReused)
 
 	w.workspace.AddToken(w.token, windmill.Rights{})
 	token, log, err = get()
@@ -1868,7 +1870,7 @@ func TestAJobKilledAtAnyMomentLeavesAWholeRecord(t *testing.T) {
 			killed++
 		}
 		cancel()
-		if r := <-reader; r.result != `"OK"` || !strings.HasPrefix(r.log, "Reused the token") {
+		if r := <-reader; r.result != `"OK"` || !strings.Contains(r.log, "Reused it") {
 			t.Errorf("the job that reads: result = %s; want \"OK\" and no login\n%s", r.result, r.log)
 		}
 		after, found := w.cached(t)
