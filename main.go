@@ -56,11 +56,10 @@ const (
 	longestAnswer     = 1 << 20 // bytes; a token's answer has a few hundred
 )
 
-// now, after and jitter are variables for the tests to replace.
+// now and after are variables for the tests to replace.
 var (
-	now    = time.Now
-	after  = time.After
-	jitter = rand.Float64
+	now   = time.Now
+	after = time.After
 )
 
 // errNotCached marks the error of a run that has a token but could not store it.
@@ -84,11 +83,12 @@ type record struct {
 	Seal      string `json:"seal"`       // see servicenow.seal
 }
 
-// answer is ServiceNow's; its body is cut just past longestAnswer.
+// answer is what came back from ServiceNow, or from something in its place.
 type answer struct {
-	status int
-	header http.Header
-	body   []byte
+	status     int
+	redirect   string // the host that the Location header names
+	retryAfter string // that header
+	body       []byte // cut just past longestAnswer
 }
 
 // fault is a request that got no token. Its texts are our own words and the
@@ -338,7 +338,7 @@ func askServiceNow(ctx context.Context, snow servicenow) (record, error) {
 		if failed == nil {
 			return fresh, nil
 		}
-		pause, again := retryPause(attempt, failed, jitter(), now())
+		pause, again := retryPause(attempt, failed, rand.Float64(), now())
 		if !again || time.Until(end) < pause {
 			return record{}, failed
 		}
@@ -428,15 +428,18 @@ func post(ctx context.Context, endpoint string, form url.Values) (answer, error)
 		return answer{}, err
 	}
 	defer response.Body.Close()
-	if response.StatusCode == http.StatusSwitchingProtocols {
-		// What follows is the bare connection, of which a read knows no deadline.
-		return answer{response.StatusCode, response.Header, nil}, nil
+	got := answer{status: response.StatusCode, retryAfter: response.Header.Get("Retry-After")}
+	if location, err := response.Location(); err == nil {
+		got.redirect = location.Host
 	}
-	body, err := io.ReadAll(io.LimitReader(response.Body, longestAnswer+1))
-	if err != nil && response.StatusCode == http.StatusOK {
+	if got.status == http.StatusSwitchingProtocols {
+		return got, nil // what follows is the bare connection, of which a read knows no deadline
+	}
+	got.body, err = io.ReadAll(io.LimitReader(response.Body, longestAnswer+1))
+	if err != nil && got.status == http.StatusOK {
 		return answer{}, err
 	}
-	return answer{response.StatusCode, response.Header, body}, nil
+	return got, nil
 }
 
 // token returns the access token of a success and its lifetime in seconds (RFC
@@ -472,11 +475,11 @@ func (a answer) token() (token string, lifetime int64, err error) {
 
 // describe makes a fault of an answer of which token said that there is a problem.
 func (a answer) describe(endpoint string, problem error, snow servicenow) *fault {
-	failed := &fault{status: a.status, retryAfter: a.header.Get("Retry-After")}
+	failed := &fault{status: a.status, retryAfter: a.retryAfter}
 	failed.outcome = fmt.Sprintf("%s answered %d", endpoint, a.status)
 	page := bytes.HasPrefix(bytes.TrimSpace(a.body), []byte("<"))
 	switch {
-	case page && bytes.Contains(a.body, []byte("instance-hibernating")):
+	case page && bytes.Contains(bytes.ToLower(a.body), []byte("hibernating")):
 		failed.outcome += " with the page of a hibernating instance"
 		failed.advice = "Wake the instance at developer.servicenow.com, then run again"
 		return failed
@@ -485,7 +488,7 @@ func (a answer) describe(endpoint string, problem error, snow servicenow) *fault
 	case a.status == http.StatusOK:
 		failed.outcome += " with " + problem.Error()
 	}
-	failed.outcome += a.oauthError(snow)
+	failed.outcome += a.details(snow)
 
 	switch {
 	case a.status >= 300 && a.status < 400:
@@ -507,24 +510,20 @@ func (a answer) describe(endpoint string, problem error, snow servicenow) *fault
 	return failed
 }
 
-// oauthError returns, in brackets, what the answer may say in the log: its error
-// fields (RFC 6749, section 5.2; ServiceNow's rate limit sends an object as
-// error) and the host of its Location. It is "" if there is none.
-func (a answer) oauthError(snow servicenow) string {
+// details returns, in brackets, what of the answer may stand in the log: the host
+// of a redirect and the error fields (RFC 6749, section 5.2; where that has a code,
+// ServiceNow's rate limit has an object). It is "" if there is none.
+func (a answer) details(snow servicenow) string {
 	var fields, object map[string]json.RawMessage
 	_ = json.Unmarshal(a.body, &fields) // what is no object has no fields
 	_ = json.Unmarshal(fields["error"], &object)
 	text := func(raw json.RawMessage) (s string) { _ = json.Unmarshal(raw, &s); return s }
-	var host string
-	if location, err := url.Parse(a.header.Get("Location")); err == nil {
-		host = location.Host
-	}
 	secrets := []string{snow.Password, snow.ClientSecret, text(fields["access_token"]), text(fields["refresh_token"])}
 	var said []string
 	for _, field := range []struct{ name, value string }{
+		{"redirect to", a.redirect},
 		{"error", text(fields["error"])}, {"error_description", text(fields["error_description"])},
 		{"message", text(object["message"])}, {"detail", text(object["detail"])},
-		{"redirect to", host},
 	} {
 		if field.value != "" {
 			said = append(said, field.name+" "+quote(field.value, secrets))

@@ -590,40 +590,26 @@ func TestAPathPrefixIsKept(t *testing.T) {
 func TestARecordThatIsNotForTheseCredentialsIsAMiss(t *testing.T) {
 	t.Parallel()
 	const hour = time.Hour
+	// of returns a good record for the credentials as change makes them.
+	of := func(change func(*servicenow)) func(*testing.T, *world) any {
+		return func(t *testing.T, w *world) any {
+			other := *w
+			change(&other.snow)
+			return other.sealed(t, "other", hour)
+		}
+	}
 	for _, test := range []struct {
 		name  string
 		plant func(t *testing.T, w *world) any
 	}{
-		{"of another instance", func(t *testing.T, w *world) any {
-			other := *w
-			other.snow.InstanceURL = "https://other.service-now.com"
-			return other.sealed(t, "other", hour)
-		}},
-		{"of another application", func(t *testing.T, w *world) any {
-			other := *w
-			other.snow.ClientID = "other"
-			return other.sealed(t, "other", hour)
-		}},
-		{"of another client secret", func(t *testing.T, w *world) any {
-			other := *w
-			other.snow.ClientSecret = "other"
-			return other.sealed(t, "other", hour)
-		}},
-		{"of another user", func(t *testing.T, w *world) any {
-			other := *w
-			other.snow.Username = "other"
-			return other.sealed(t, "other", hour)
-		}},
-		{"of another password", func(t *testing.T, w *world) any {
-			other := *w
-			other.snow.Password = "other"
-			return other.sealed(t, "other", hour)
-		}},
-		{"whose fields flow into each other", func(t *testing.T, w *world) any {
-			other := *w
-			other.snow.Username, other.snow.Password = w.snow.Username+w.snow.Password[:1], w.snow.Password[1:]
-			return other.sealed(t, "other", hour)
-		}},
+		{"of another instance", of(func(snow *servicenow) { snow.InstanceURL = "https://other.service-now.com" })},
+		{"of another application", of(func(snow *servicenow) { snow.ClientID = "other" })},
+		{"of another client secret", of(func(snow *servicenow) { snow.ClientSecret = "other" })},
+		{"of another user", of(func(snow *servicenow) { snow.Username = "other" })},
+		{"of another password", of(func(snow *servicenow) { snow.Password = "other" })},
+		{"whose fields flow into each other", of(func(snow *servicenow) {
+			snow.Username, snow.Password = snow.Username+snow.Password[:1], snow.Password[1:]
+		})},
 		{"whose expiry was stretched", func(t *testing.T, w *world) any {
 			r := w.sealed(t, "stretched", time.Minute)
 			r.ExpiresAt += 3600
@@ -1551,7 +1537,10 @@ func TestNoRedirectIsFollowed(t *testing.T) {
 			}, 10*time.Second)
 			w.checkHostile(t, hostile{
 				fault: reply(status, "", "", "Location", "/S3ntinel-body"), logins: 1,
-				words: []string{fmt.Sprintf("answered %d. ", status), "instance_url must be the instance's own address"},
+				words: []string{
+					fmt.Sprintf("answered %d (redirect to %q)", status, strings.TrimPrefix(w.snow.InstanceURL, "http://")),
+					"instance_url must be the instance's own address",
+				},
 			}, 10*time.Second)
 			if n := strayed.Load(); n != 0 {
 				t.Errorf("the other host was asked %d times; want never", n)
@@ -1956,12 +1945,12 @@ func FuzzTokenAnswer(f *testing.F) {
 		`{"error":"server_error","error_description":"` + "Zq7sentinel" + `"}`, `{"error":{"message":"%5aq7sentinel"}}`,
 		`{"error":{"message":{"a":[]}},"access_token":"Zq7sentinel"}`, rateLimit, accessDenied, hibernating, `[]`, `null`, ``,
 	} {
-		f.Add(200, body, "1", "https://elsewhere.example.com/")
+		f.Add(200, body, "1", "elsewhere.example.com")
 		f.Add(401, body, "", "Zq7sentinel")
 	}
 	snow := servicenow{InstanceURL: "https://dev12345.service-now.com", ClientID: "id", ClientSecret: "Kx9sentinel", Username: "user", Password: "Zq7sentinel"}
 	f.Fuzz(func(t *testing.T, status int, body, retryAfter, location string) {
-		a := answer{status, http.Header{"Retry-After": {retryAfter}, "Location": {location}}, []byte(body)}
+		a := answer{status, location, retryAfter, []byte(body)}
 		token, lifetime, err := a.token()
 		if err == nil {
 			if status != http.StatusOK || !regexp.MustCompile(`^[A-Za-z0-9._~+/-]+=*$`).MatchString(token) {
