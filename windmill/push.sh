@@ -22,7 +22,7 @@ command -v npm >/dev/null && command -v node >/dev/null ||
 # The CLI of the lock file, whatever else is installed. Its install scripts are not needed.
 installed=cli/node_modules/.package-lock.json
 if [ ! -e $installed ] || [ cli/package-lock.json -nt $installed ]; then
-  npm ci --prefix cli --ignore-scripts --no-audit --no-fund --loglevel error >&2
+  npm ci --prefix cli --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel error >/dev/null
   touch $installed
 fi
 cli=$PWD/cli/node_modules/windmill-cli/esm/main.js
