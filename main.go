@@ -211,12 +211,12 @@ func instanceAddress(instanceURL string) (address string, ok bool) {
 		strings.HasSuffix(u.Host, ":") || strings.Contains(u.Path, "@") || path.Ext(u.Path) == ".do" {
 		return "", false
 	}
-	u.Host = strings.ToLower(u.Host)
 	host := u.Hostname()
 	ip := net.ParseIP(host)
-	loopback := host == "localhost" || ip.IsLoopback()
-	// Plain ASCII, so that no resolver reads another host into it.
+	// Plain ASCII: other letters may turn into another host's, as the Kelvin sign into k.
 	named := ip != nil || madeOf(host, "-._") && !strings.HasPrefix(host, ".")
+	u.Host = strings.ToLower(u.Host)
+	loopback := u.Hostname() == "localhost" || ip.IsLoopback()
 	return u.String(), named && (u.Scheme == "https" || u.Scheme == "http" && loopback)
 }
 
