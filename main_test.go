@@ -2092,8 +2092,8 @@ func TestASimulatedYear(t *testing.T) {
 }
 
 // simulate runs the schedule every 15 minutes and 1 to 4 jobs between, each as a
-// call of the script's own functions over HTTP. Now and then a token is revoked, the password is
-// changed, or the instance hibernates overnight.
+// call of the script's own functions over HTTP. Now and then a token is revoked,
+// the password is changed, or the instance hibernates overnight.
 func simulate(t *testing.T, remaining bool) {
 	const period = 15 * time.Minute
 	days := 365
