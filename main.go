@@ -87,7 +87,7 @@ type record struct {
 type answer struct {
 	status     int
 	redirect   string // the host that the Location header names
-	retryAfter string // that header
+	retryAfter string // the Retry-After header
 	body       []byte // cut just past longestAnswer
 }
 
@@ -445,15 +445,17 @@ func post(ctx context.Context, endpoint string, form url.Values) (answer, error)
 // token returns the access token of a success and its lifetime in seconds (RFC
 // 6749, section 5.1). The error says what there is in its place.
 func (a answer) token() (token string, lifetime int64, err error) {
-	var fields map[string]json.RawMessage
-	switch err := json.Unmarshal(a.body, &fields); {
-	case a.status != http.StatusOK:
+	if a.status != http.StatusOK {
 		return "", 0, errors.New("a refusal")
-	case len(a.body) > longestAnswer:
+	}
+	if len(a.body) > longestAnswer {
 		return "", 0, errors.New("more than 1 MiB")
-	case err != nil, fields == nil:
+	}
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(a.body, &fields); err != nil || fields == nil {
 		return "", 0, errors.New("something other than one JSON object")
-	case fields["error"] != nil && string(fields["error"]) != "null":
+	}
+	if given := fields["error"]; given != nil && string(given) != "null" {
 		return "", 0, errors.New("an error")
 	}
 	// The characters of RFC 6750, section 2.1, need no escaping anywhere, and

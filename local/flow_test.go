@@ -16,7 +16,10 @@ import (
 	"servicenow-token/local/windmill"
 )
 
-const flowFolder = "../windmill/f/ServiceNow/open_incidents.flow"
+const (
+	flowFolder = "../windmill/f/ServiceNow/open_incidents.flow"
+	cachePath  = "f/ServiceNow/snow_token_cache"
+)
 
 // step is a module of the flow: a file, and its arguments as the flow gives them.
 type step struct {

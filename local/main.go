@@ -26,10 +26,8 @@ import (
 	"servicenow-token/local/wire"
 )
 
-const (
-	cachePath = "f/ServiceNow/snow_token_cache"
-	snowPath  = "f/ServiceNow/servicenow"
-)
+// snowPath is the resource that the local workspace has for the local instance.
+const snowPath = "f/ServiceNow/servicenow"
 
 func main() {
 	snowFile := flag.String("snow", "", "run once against the instance that this `file` describes (JSON, the five fields)")
@@ -85,15 +83,15 @@ func run(ctx context.Context, out printer, snowFile string) (err error) {
 		if args["snow"], err = readInstance(snowFile); err != nil {
 			return err
 		}
-		uses = []use{{"real instance", "as described in " + snowFile, nil, 0}}
-		real := os.Getenv("BASE_INTERNAL_URL") != "" && os.Getenv("WM_WORKSPACE") != "" && os.Getenv("WM_TOKEN") != ""
-		if real {
-			windmillURL = os.Getenv("BASE_INTERNAL_URL") + ", workspace " + os.Getenv("WM_WORKSPACE")
-			for _, name := range []string{"BASE_INTERNAL_URL", "WM_WORKSPACE", "WM_TOKEN"} {
-				uses[0].env = append(uses[0].env, name+"="+os.Getenv(name))
-			}
+		once := use{"real instance", "as described in " + snowFile, nil, 0}
+		address, name, secret := os.Getenv("BASE_INTERNAL_URL"), os.Getenv("WM_WORKSPACE"), os.Getenv("WM_TOKEN")
+		if address != "" && name != "" && secret != "" {
+			once.env = []string{"BASE_INTERNAL_URL=" + address, "WM_WORKSPACE=" + name, "WM_TOKEN=" + secret}
+			out.field("Windmill", address+", workspace "+name)
+		} else {
+			out.field("Windmill", windmillURL)
 		}
-		out.field("Windmill", windmillURL)
+		uses = []use{once}
 	} else {
 		createInstance(workspace, instance, instanceURL)
 		out.field("Windmill", windmillURL)

@@ -22,8 +22,8 @@ type Account struct {
 	ClientID, ClientSecret, Username, Password string
 }
 
-// Instance answers POST /oauth_token.do and GET /api/now/stats/incident. Its fields are to be set before it is
-// served; the zero value has no accounts.
+// Instance answers POST /oauth_token.do and GET /api/now/stats/incident. Its
+// fields are to be set before it is served; the zero value has no accounts.
 type Instance struct {
 	wire.Recorder
 
