@@ -39,9 +39,35 @@ type Instance struct {
 	Incidents map[string]int
 
 	mu       sync.Mutex
+	failed   map[string]failures // by the user's name
 	accounts map[Account]bool
 	tokens   map[Account]*token
 	issued   []string
+}
+
+// A user is locked after lockAfter failed logins in a row, for unlockAfter: the
+// defaults of glide.user.max_unlock_attempts and glide.user.unlock_timeout_in_mins.
+const (
+	lockAfter   = 5
+	unlockAfter = 15 * time.Minute
+)
+
+// failures are a user's failed logins in a row.
+type failures struct {
+	count int
+	last  time.Time
+}
+
+// Locked reports whether a user is locked out.
+func (i *Instance) Locked(username string) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.locked(username)
+}
+
+func (i *Instance) locked(username string) bool {
+	failed := i.failed[username]
+	return failed.count >= lockAfter && i.now().Sub(failed.last) < unlockAfter
 }
 
 // token is what an account logged in with last.
@@ -151,10 +177,21 @@ func (i *Instance) serveToken(w http.ResponseWriter, r *http.Request) {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if r.PostForm.Get("grant_type") != "password" || !i.accounts[account] {
+	if i.failed == nil {
+		i.failed = make(map[string]failures)
+	}
+	if r.PostForm.Get("grant_type") != "password" || !i.accounts[account] || i.locked(account.Username) {
+		failed := i.failed[account.Username]
+		if !i.locked(account.Username) { // what a locked user tries does not lock it for longer
+			if failed.count >= lockAfter {
+				failed.count = 0
+			}
+			i.failed[account.Username] = failures{failed.count + 1, i.now()}
+		}
 		refuse(w)
 		return
 	}
+	delete(i.failed, account.Username)
 	lifetime := i.Lifetime
 	if lifetime == 0 {
 		lifetime = 30 * time.Minute

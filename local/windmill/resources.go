@@ -5,6 +5,7 @@
 package windmill
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,9 +35,12 @@ type Workspace struct {
 
 	// Name is the workspace's, as in /api/w/{Name}/.
 	Name string
-	// Old makes update_value answer 200 and store nothing where the token may not
-	// write, as older servers do; newer ones answer 404.
+	// Old makes the workspace answer as servers before mid-2026 do where the token may
+	// not write: create with 400 and the database's words, update_value with 200
+	// though nothing is stored. Newer ones answer 401 and 404.
 	Old bool
+	// Protected is a protection rule of the workspace, which forbids direct changes.
+	Protected bool
 
 	mu        sync.Mutex
 	folders   map[string]bool
@@ -131,9 +135,12 @@ func (ws *Workspace) serve(w http.ResponseWriter, r *http.Request) {
 
 func (ws *Workspace) serveValue(w http.ResponseWriter, path string, rights Rights) {
 	resource, ok := ws.resources[path]
-	// Row-level security: what a user may not read is not there.
-	if !ok || !rights.Read {
+	if !ok {
 		refuse(w, http.StatusNotFound, fmt.Sprintf("Not found: Resource %s not found", path))
+		return
+	}
+	if !rights.Read {
+		refuse(w, http.StatusUnauthorized, "Not authorized: Resource exists but you don't have access to it")
 		return
 	}
 	value, err := ws.interpolate(resource.Value)
@@ -157,8 +164,15 @@ func (ws *Workspace) serveCreate(w http.ResponseWriter, r *http.Request, rights 
 		refuse(w, http.StatusBadRequest, "Bad request: invalid path or type")
 		return
 	}
-	if !rights.Write || !ws.folders["f/"+parts[1]] {
-		refuse(w, http.StatusUnauthorized, "Not authorized: no write permission at "+body.Path)
+	switch allowed := rights.Write && ws.folders["f/"+parts[1]]; {
+	case ws.Protected:
+		refuse(w, http.StatusForbidden, protected)
+		return
+	case !allowed && ws.Old:
+		refuse(w, http.StatusBadRequest, `SqlErr: new row violates row-level security policy for table "resource"`)
+		return
+	case !allowed:
+		refuse(w, http.StatusUnauthorized, "Not authorized: You don't have write permission at this path")
 		return
 	}
 	if _, exists := ws.resources[body.Path]; exists && r.URL.Query().Get("update_if_exists") != "true" {
@@ -170,6 +184,9 @@ func (ws *Workspace) serveCreate(w http.ResponseWriter, r *http.Request, rights 
 	fmt.Fprintf(w, "resource %s created", body.Path)
 }
 
+// protected is what a protection rule answers, to the letter of its kind only.
+const protected = "Permission denied: a protection rule of this workspace forbids direct changes"
+
 func (ws *Workspace) serveUpdate(w http.ResponseWriter, r *http.Request, path string, rights Rights) {
 	var body struct{ Value json.RawMessage }
 	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
@@ -178,6 +195,9 @@ func (ws *Workspace) serveUpdate(w http.ResponseWriter, r *http.Request, path st
 	}
 	resource, ok := ws.resources[path]
 	switch {
+	case ws.Protected:
+		refuse(w, http.StatusForbidden, protected)
+		return
 	case ok && rights.Write:
 		resource.Value = body.Value
 		ws.resources[path] = resource
@@ -191,11 +211,19 @@ func (ws *Workspace) serveUpdate(w http.ResponseWriter, r *http.Request, path st
 // interpolate replaces the strings in value that stand for a variable or another
 // resource, as Windmill does when it hands a value out. Without a lock of its own.
 func (ws *Workspace) interpolate(value json.RawMessage) (any, error) {
-	var parsed any
-	if err := json.Unmarshal(value, &parsed); err != nil {
+	parsed, err := parse(value)
+	if err != nil {
 		return nil, err
 	}
 	return ws.expand(parsed, 0)
+}
+
+// parse decodes JSON with its numbers to the digit.
+func parse(value []byte) (parsed any, err error) {
+	decoder := json.NewDecoder(bytes.NewReader(value))
+	decoder.UseNumber()
+	err = decoder.Decode(&parsed)
+	return parsed, err
 }
 
 func (ws *Workspace) expand(value any, depth int) (any, error) {
@@ -233,8 +261,8 @@ func (ws *Workspace) expandString(text string, depth int) (any, error) {
 		if !ok {
 			return nil, fmt.Errorf("resource %s not found", path)
 		}
-		var parsed any
-		if err := json.Unmarshal(resource.Value, &parsed); err != nil {
+		parsed, err := parse(resource.Value)
+		if err != nil {
 			return nil, err
 		}
 		return ws.expand(parsed, depth+1)
@@ -246,9 +274,7 @@ func (ws *Workspace) expandString(text string, depth int) (any, error) {
 		if kind == "$var" {
 			return variable, nil
 		}
-		var parsed any
-		err := json.Unmarshal([]byte(variable), &parsed)
-		return parsed, err
+		return parse([]byte(variable))
 	}
 	return text, nil
 }

@@ -42,6 +42,10 @@ type Job struct {
 	Args map[string]any
 	// Token is the workspace token with which the job calls Windmill.
 	Token string
+	// ID is the job's id; a new one if empty.
+	ID string
+	// Path is where the script is deployed; empty for a preview.
+	Path string
 	// Env is the environment on top of the worker's own, as "NAME=value".
 	Env []string
 }
@@ -68,6 +72,9 @@ func (wk *Worker) Build(ctx context.Context, script, moduleDir string) (binary s
 	source, err := os.ReadFile(script)
 	if err != nil {
 		return "", err
+	}
+	if !strings.HasPrefix(strings.TrimLeftFunc(string(source), unicode.IsSpace), "package") {
+		source = append([]byte("package inner; "), source...)
 	}
 	runner, err := runnerSource(source)
 	if err != nil {
@@ -136,7 +143,7 @@ func (wk *Worker) Run(ctx context.Context, job Job) (Done, error) {
 	command := exec.CommandContext(ctx, job.Binary)
 	command.Dir = dir
 	command.Stdout, command.Stderr = &log, &log
-	command.Env = append(wk.Environment(job.Token), job.Env...)
+	command.Env = append(wk.Environment(job), job.Env...)
 	started := time.Now()
 	err = command.Run()
 	done := Done{Log: log.String(), Took: time.Since(started)}
@@ -154,23 +161,30 @@ func (wk *Worker) Run(ctx context.Context, job Job) (Done, error) {
 	return done, err
 }
 
-// Environment is what the worker gives every job that has the given token; there
-// is no HOME, as in a sandbox.
-func (wk *Worker) Environment(token string) []string {
+// Environment is what the worker gives a job, but for what Job.Env adds.
+func (wk *Worker) Environment(job Job) []string {
+	id := job.ID
+	if id == "" {
+		id = newID()
+	}
 	env := []string{
 		"BASE_INTERNAL_URL=" + wk.BaseURL,
 		"WM_WORKSPACE=" + wk.Workspace.Name,
-		"WM_TOKEN=" + token,
+		"WM_TOKEN=" + job.Token,
 		"WM_BASE_URL=" + wk.BaseURL,
+		"WM_JOB_ID=" + id,
+		"WM_JOB_PATH=" + job.Path,
 		"WM_EMAIL=user@example.com",
 		"WM_USERNAME=user",
 		"WM_PERMISSIONED_AS=u/user",
+		"WM_WORKER_GROUP=default",
 		"TZ=UTC",
 		"PATH=" + os.Getenv("PATH"),
+		"HOME=/tmp/go", // as in a sandboxed worker
 	}
 	for _, name := range []string{
-		"WM_JOB_ID", "WM_JOB_PATH", "WM_FLOW_JOB_ID", "WM_ROOT_FLOW_JOB_ID", "WM_FLOW_PATH", "WM_FLOW_STEP_ID",
-		"WM_SCHEDULE_PATH", "WM_STATE_PATH", "WM_OBJECT_PATH", "WM_WORKER_GROUP",
+		"WM_FLOW_JOB_ID", "WM_ROOT_FLOW_JOB_ID", "WM_FLOW_PATH", "WM_FLOW_STEP_ID", "WM_SCHEDULE_PATH",
+		"WM_STATE_PATH", "WM_OBJECT_PATH",
 	} {
 		env = append(env, name+"=")
 	}
