@@ -1,12 +1,16 @@
-// Package inner is a Windmill script. It obtains an OAuth2 access token from
-// ServiceNow by the Resource Owner Password Credentials grant (RFC 6749, section
-// 4.3), keeps it in the Windmill resource f/ServiceNow/snow_token_cache and
-// reuses it until it is within a minute of its expiry.
+package inner
+
+// The word package comes first: a Windmill worker writes a package clause of its
+// own before a file that begins with anything else, a comment included.
+
+// This is a Windmill script. It obtains an OAuth2 access token from ServiceNow by
+// the Resource Owner Password Credentials grant (RFC 6749, section 4.3), keeps it
+// in the Windmill resource f/ServiceNow/snow_token_cache and reuses it until it is
+// within a minute of its expiry.
 //
 // Run it by hand to verify credentials, on a schedule to keep the cache warm, or
 // as a step of a flow whose later steps read the token from the resource. It
 // prints what it did and returns "OK", never the token.
-package inner
 
 //require github.com/windmill-labs/windmill-go-client v1.501.4
 
@@ -21,12 +25,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"path"
+	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -45,11 +52,22 @@ const (
 	defaultLifetime = 1800               // ServiceNow's default, where its answer has no expires_in
 	longestLifetime = 365 * 24 * 60 * 60 // keeps expires_at a sane integer
 
-	runLimit      = 58 * time.Second // with process start and exit, a run ends within a minute
-	storeReserve  = 10 * time.Second // of runLimit, kept for storing what ServiceNow gave
-	windmillLimit = 10 * time.Second // for one call of the client
-	attemptLimit  = 15 * time.Second // for one request to ServiceNow, its answer included
+	// A run takes a minute at the most: it claims a login within 25 s, has asked
+	// ServiceNow 18 s later, stores what came of it within 5 s and, where it must,
+	// reads that back within 5 s.
+	stepLimit    = 5 * time.Second  // reading the cache, tried twice; storing what came of a login
+	loginLimit   = 20 * time.Second // a login that takes longer is that of a job that was killed
+	lastClaim    = 25 * time.Second // from a run's start; later it claims no login
+	lastWait     = 45 * time.Second // from a run's start; later it waits for no other job's
+	claimLimit   = 10 * time.Second // claiming the login and reading that back
+	askLimit     = 18 * time.Second // from the claim on
+	attemptLimit = 15 * time.Second // one request to ServiceNow, its answer included
 
+	claimPause  = 300 * time.Millisecond     // in which another job's claim may replace ours
+	clockSpread = time.Hour                  // a time further ahead than that says nothing
+	untilMended = 100 * 365 * 24 * time.Hour // for ever, but for a person
+
+	tokenEndpoint     = "/oauth_token.do"
 	mostAttempts      = 3
 	firstPause        = 500 * time.Millisecond // between attempts, doubled for each
 	longestRetryAfter = 5 * time.Second
@@ -62,118 +80,168 @@ var (
 	after = time.After
 )
 
-// errNotCached marks the error of a run that has a token but could not store it.
-var errNotCached = errors.New("the token is not stored in " + cachePath)
-
 // servicenow is the Windmill resource type of the same name: an instance, and
 // the OAuth application and user to log in with.
 type servicenow struct {
 	InstanceURL  string `json:"instance_url"` // a URL, a host, or a bare name such as dev12345
 	ClientID     string `json:"client_id"`
-	ClientSecret string `json:"client_secret"` // also the key of the cached record's seal
+	ClientSecret string `json:"client_secret"` // also the key of the cache's seals
 	Username     string `json:"username"`
 	Password     string `json:"password"`
 }
 
-// record is what the cache holds. Other scripts read the token and its expiry;
-// by the seal this script knows a record of its own for the same credentials.
+// record is what the cache holds. Other scripts read the token, its expiry and the
+// instance where it belongs; by the seal this script knows a record of its own for
+// the same credentials.
 type record struct {
-	Token     string `json:"token"`
-	ExpiresAt int64  `json:"expires_at"` // Unix seconds
-	Seal      string `json:"seal"`       // see servicenow.seal
+	Token       string `json:"token"`
+	ExpiresAt   int64  `json:"expires_at"`   // Unix seconds
+	InstanceURL string `json:"instance_url"` // scheme, host and path prefix, no slash at the end
+	Seal        string `json:"seal"`         // see servicenow.seal
 }
 
-// answer is what came back from ServiceNow, or from something in its place.
-type answer struct {
-	status     int
-	redirect   string // the host that the Location header names
-	retryAfter string // the Retry-After header
-	body       []byte // cut just past longestAnswer
+// login stands in the cached record, as its field "login", while a job logs in and
+// after a login that failed. All jobs of the workspace go by it.
+type login struct {
+	By        string `json:"by"`         // the id of the job that logs in; empty when it has ended
+	At        int64  `json:"at"`         // when it began, in Unix seconds
+	Refusals  int    `json:"refusals"`   // how often in a row ServiceNow refused these credentials
+	RefusedAt int64  `json:"refused_at"` // the last time, in Unix seconds
+	Outcome   string `json:"outcome"`    // the first line of the last failure's error
+	Seal      string `json:"seal"`       // see servicenow.loginSeal
 }
 
-// fault is a request that got no token. Its texts are our own words and the
-// answer's OAuth error fields, nothing else that was sent or received.
-type fault struct {
-	outcome    string // who was asked and what came back
-	advice     string // what to check
-	status     int    // the answer's; 0 where no whole answer came
-	retryAfter string // the answer's header
-	cause      error  // what broke, where no whole answer came
+// cache is what a read of the resource found.
+type cache struct {
+	value  any    // as it was read; nil where there is nothing
+	record record // the zero record unless its seal is of these credentials
+	login  login  // the zero login where there is none
+	mine   bool   // the login's seal is of these credentials, so that all of it is to be believed
 }
+
+// cacheError is a cache that could not be read or written, and what to check.
+type cacheError struct{ text string }
+
+// Error begins with the cache's path.
+func (e *cacheError) Error() string { return e.text }
+
+// tokenAnswer is what the token endpoint answers: RFC 6749, sections 5.1 and 5.2.
+type tokenAnswer struct {
+	AccessToken  string          `json:"access_token"`
+	RefreshToken string          `json:"refresh_token"` // not used, but no error may repeat it
+	ExpiresIn    json.RawMessage `json:"expires_in"`    // seconds: a number, a quoted one, or null
+	Error        json.RawMessage `json:"error"`         // a code; in ServiceNow's rate limit, an object
+	Description  string          `json:"error_description"`
+}
+
+// loginError is a request to ServiceNow that brought no token. Its texts are our
+// own words and the answer's OAuth error fields, nothing else of what was sent or
+// received.
+type loginError struct {
+	outcome string        // who was asked and what came back, in one line
+	advice  string        // what to check
+	mayHelp bool          // asking again may help
+	pause   time.Duration // that the answer asked for before it
+	refused bool          // ServiceNow did not accept these credentials
+}
+
+// errAsleep says that the answer is the page of a hibernating developer instance.
+var errAsleep = errors.New("the page of a hibernating instance")
 
 // Error says who was asked, what came back and what to check.
-func (f *fault) Error() string { return f.outcome + ". " + f.advice + "." }
+func (e *loginError) Error() string { return e.outcome + ". " + e.advice }
 
 // main makes sure that the cache holds a usable token for snow and returns "OK".
 // Outside Windmill it verifies the credentials only.
 func main(snow servicenow) (string, error) {
-	if _, err := obtain(snow); err != nil {
+	if _, err := getToken(snow); err != nil {
 		return "", err
 	}
 	return "OK", nil
 }
 
-// ServiceNow lets other Go packages name the argument of GetToken.
-type ServiceNow = servicenow
-
-// GetToken returns an access token for snow, from the cache or from ServiceNow,
-// and says on standard output which. It takes a minute at the most. An error
-// means that there is no token; one that cannot be stored is only a warning.
-func GetToken(snow ServiceNow) (string, error) {
-	token, err := obtain(snow)
-	if errors.Is(err, errNotCached) {
-		fmt.Printf("Warning: %v\n", err)
-		err = nil
-	}
-	return token, err
-}
-
-// obtain returns a token and says where it came from. With an errNotCached the
-// token is good all the same.
-func obtain(snow servicenow) (string, error) {
-	if err := snow.check(); err != nil {
-		return "", err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), runLimit)
-	defer cancel()
-
-	onWindmill := os.Getenv("BASE_INTERNAL_URL") != "" && os.Getenv("WM_TOKEN") != ""
-	// A scheduled run asks even if the cache is good: that keeps it warm without
-	// a gap, notices a changed password at once and heals a revoked token.
-	scheduled := os.Getenv("WM_SCHEDULE_PATH") != ""
-	if onWindmill && !scheduled {
-		cached, err := readCache(ctx, snow)
-		if err == nil && cached.usable(now()) {
-			fmt.Printf("Found a token in %s, valid for another %s.\n", cachePath, cached.remaining())
-			fmt.Println("Reused it: ServiceNow was not asked.")
-			return cached.Token, nil
-		}
-		if err == nil {
-			err = errors.New("found a token that has expired or is about to")
-		}
-		fmt.Printf("No usable token in %s: %v.\n", cachePath, err)
-	}
-
-	fresh, err := askServiceNow(ctx, snow)
+// getToken returns an access token for snow, from the cache or from ServiceNow, and
+// prints which. It takes a minute at the most.
+func getToken(snow servicenow) (string, error) {
+	snow, err := checked(snow)
 	if err != nil {
 		return "", err
 	}
-	fmt.Printf("%s accepted the login of %q and gave a token valid for %s.\n", snow.InstanceURL, snow.Username, fresh.remaining())
-	if !onWindmill {
+	if os.Getenv("BASE_INTERNAL_URL") == "" || os.Getenv("WM_TOKEN") == "" {
+		fresh, failed := askServiceNow(snow, askLimit)
+		if failed != nil {
+			return "", failed
+		}
 		fmt.Println("Nothing was cached: BASE_INTERNAL_URL and WM_TOKEN are not set, so this is not a Windmill job.")
 		return fresh.Token, nil
 	}
-	if err := writeCache(ctx, snow, fresh); err != nil {
-		return fresh.Token, fmt.Errorf("%w: %w. Check that the folder %s exists and that the user whom this run, or its schedule, runs as may write in it",
-			errNotCached, err, path.Dir(cachePath))
+
+	started := startedBy()
+	if started != byJob {
+		fmt.Printf("Run on its own, by %s: asking ServiceNow, whatever is cached.\n", started)
+	}
+	token, claimed, err := awaitTurn(snow, started)
+	var noCache *cacheError
+	unclaimed := errors.As(err, &noCache)
+	switch {
+	case unclaimed && started == byJob:
+		return "", fmt.Errorf("%w ServiceNow was not asked, for no later step would find its token", err)
+	case unclaimed:
+		fmt.Printf("%v\nAsking ServiceNow all the same, to verify the credentials.\n", err)
+	case err != nil || token != "":
+		return token, err
+	}
+
+	fresh, failed := askServiceNow(snow, askLimit-now().Sub(claimed))
+	if failed != nil {
+		storeFailure(snow, failed)
+		return "", failed
+	}
+	err = storeToken(fresh)
+	if err == nil && unclaimed {
+		err = checkStored(snow, fresh)
+	}
+	if err != nil {
+		return "", err
 	}
 	fmt.Printf("Stored it in %s.\n", cachePath)
 	return fresh.Token, nil
 }
 
-// check makes InstanceURL an address to which a path can be added, or returns an
+// origin is who started this run.
+type origin string
+
+const (
+	byJob      origin = "a flow or another script"
+	bySchedule origin = "a schedule"
+	byHand     origin = "hand or webhook"
+)
+
+// startedBy tells a run that a flow or another script called, which reuses what is
+// cached, from one of its own. That one asks ServiceNow even if the cache is good:
+// it verifies the credentials, renews the token before it runs out and heals a
+// revoked one.
+//
+// Windmill sets WM_FLOW_JOB_ID for every run that something called. It also wraps
+// a script into a flow of one step where its schedule has a retry or a skip
+// handler; that flow has the script's own path (schedule.rs). WM_SCHEDULE_PATH
+// alone tells nothing: the steps of a scheduled flow have it, too.
+func startedBy() origin {
+	called := os.Getenv("WM_FLOW_JOB_ID") != "" && os.Getenv("WM_FLOW_PATH") != os.Getenv("WM_JOB_PATH")
+	switch {
+	case called, os.Getenv("WM_JOB_ID") == "": // without a job's id, the environment does not say
+		return byJob
+	case os.Getenv("WM_SCHEDULE_PATH") != "":
+		return bySchedule
+	}
+	return byHand
+}
+
+// The input.
+
+// checked returns snow with an InstanceURL to which a path can be added, or an
 // error that names what to mend in the resource.
-func (snow *servicenow) check() error {
+func checked(snow servicenow) (servicenow, error) {
 	var empty []string
 	for _, field := range []struct{ name, value string }{
 		{"instance_url", snow.InstanceURL}, {"client_id", snow.ClientID}, {"client_secret", snow.ClientSecret},
@@ -184,16 +252,17 @@ func (snow *servicenow) check() error {
 		}
 	}
 	if empty != nil {
-		return fmt.Errorf("the servicenow resource has nothing in %s: fill in every field", strings.Join(empty, ", "))
+		return snow, fmt.Errorf("the servicenow resource has nothing in %s: fill in every field", strings.Join(empty, ", "))
 	}
 	address, ok := instanceAddress(snow.InstanceURL)
 	if !ok {
 		// The value is not repeated: somebody may have put a password into it.
-		return errors.New("instance_url is not an instance's address: it must look like https://dev12345.service-now.com (or dev12345), " +
-			"with https, and without user, password, query, fragment or the path of a page")
+		return snow, errors.New("instance_url is not an instance's address: it must look like " +
+			"https://dev12345.service-now.com (or dev12345), with https, and without user, password, query, fragment " +
+			"or the path of a page; at service-now.com, without any path")
 	}
 	snow.InstanceURL = address
-	return nil
+	return snow, nil
 }
 
 // instanceAddress returns the scheme, host and path prefix that instanceURL
@@ -206,19 +275,28 @@ func instanceAddress(instanceURL string) (address string, ok bool) {
 		}
 		address = "https://" + address
 	}
-	u, err := url.Parse(address)
-	if err != nil || strings.ContainsAny(address, "@?#") || strings.ContainsFunc(address, unicode.IsControl) ||
-		strings.HasSuffix(u.Host, ":") || strings.Contains(u.Path, "@") || path.Ext(u.Path) == ".do" {
+	// Plain ASCII: other letters may turn into another host's, as the Kelvin sign into k.
+	parts := regexp.MustCompile(`^([A-Za-z]+)://([\w-][\w.-]*|\[[0-9A-Fa-f:.]+\])(:\d+)?` +
+		`((?:/(?:[\w.~!$&'()*+,;=:-]|%[0-9A-Fa-f]{2})*)*)$`).FindStringSubmatch(address)
+	if parts == nil {
 		return "", false
 	}
-	host := u.Hostname()
-	ip := net.ParseIP(host)
-	// Plain ASCII: other letters may turn into another host's, as the Kelvin sign into k.
-	named := ip != nil || madeOf(host, "-._") && !strings.HasPrefix(host, ".")
-	u.Host = strings.ToLower(u.Host)
-	loopback := u.Hostname() == "localhost" || ip.IsLoopback()
-	return u.String(), named && (u.Scheme == "https" || u.Scheme == "http" && loopback)
+	scheme, host, port, prefix := strings.ToLower(parts[1]), strings.ToLower(parts[2]), parts[3], parts[4]
+	ip := net.ParseIP(strings.Trim(host, "[]"))
+	switch {
+	case strings.HasPrefix(host, "[") && ip == nil:
+		return "", false
+	case scheme != "https" && !(scheme == "http" && (host == "localhost" || ip.IsLoopback())):
+		return "", false
+	// A gateway may have a path. What follows an instance is a page's, such as
+	// /now/nav/ui/home, and so is a path that ends in .do anywhere.
+	case prefix != "" && strings.HasSuffix(host, ".service-now.com"), path.Ext(prefix) == ".do":
+		return "", false
+	}
+	return scheme + "://" + host + port + prefix, true
 }
+
+// The cache.
 
 // usable is the condition by which the Python script, too, reuses a record.
 func (r record) usable(now time.Time) bool { return r.ExpiresAt > now.Unix()+expiryMargin }
@@ -228,181 +306,422 @@ func (r record) remaining() time.Duration {
 	return time.Duration(r.ExpiresAt-now().Unix()) * time.Second
 }
 
-// seal binds a token and its expiry (Unix seconds) to these credentials: a record
-// of another instance, user or password, or one that somebody planted or
-// stretched, has not got it. It is an HMAC-SHA256 in hex.
-func (snow servicenow) seal(token string, expiresAt int64) string {
+// seal binds a token and its expiry to these credentials: a record of another
+// instance, user or password, or one that somebody planted or stretched, has not
+// got it.
+func (snow servicenow) seal(r record) string {
+	return snow.hmac(snow.InstanceURL, snow.ClientID, snow.Username, snow.Password,
+		r.Token, strconv.FormatInt(r.ExpiresAt, 10))
+}
+
+// loginSeal does the same for a login. Its first part keeps the two kinds apart.
+func (snow servicenow) loginSeal(l login) string {
+	return snow.hmac("login", snow.InstanceURL, snow.ClientID, snow.Username, snow.Password,
+		l.By, strconv.FormatInt(l.At, 10), strconv.Itoa(l.Refusals), strconv.FormatInt(l.RefusedAt, 10), l.Outcome)
+}
+
+// hmac returns the HMAC-SHA256 of parts in hex.
+func (snow servicenow) hmac(parts ...string) string {
 	mac := hmac.New(sha256.New, []byte(snow.ClientSecret))
-	for _, part := range []string{
-		snow.InstanceURL, snow.ClientID, snow.Username, snow.Password, token, strconv.FormatInt(expiresAt, 10),
-	} {
+	for _, part := range parts {
 		fmt.Fprintf(mac, "%d:%s,", len(part), part) // the length tells "ab","c" from "a","bc"
 	}
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// readCache returns the cached record, expired or not. The error says why there
-// is none to believe.
-func readCache(ctx context.Context, snow servicenow) (record, error) {
-	value, err := callWindmill(ctx, func() (any, error) { return wmill.GetResource(cachePath) })
-	if err != nil {
-		return record{}, err
-	}
-	cached, ok := snow.sealed(value)
-	if !ok {
-		return record{}, errors.New("found no record from this script with these credentials")
-	}
-	return cached, nil
-}
-
-// sealed returns the record that a resource's value is, if it has the seal.
-func (snow servicenow) sealed(value any) (cached record, ok bool) {
+// understand tells what a resource's value holds for these credentials.
+func (snow servicenow) understand(value any) cache {
+	found := cache{value: value}
 	fields, _ := value.(map[string]any)
-	token, _ := fields["token"].(string)
-	expiresAt, _ := fields["expires_at"].(float64)
-	seal, _ := fields["seal"].(string)
-	cached = record{token, int64(expiresAt), seal}
-	return cached, hmac.Equal([]byte(seal), []byte(snow.seal(cached.Token, cached.ExpiresAt)))
+	encoded, _ := json.Marshal(value) // it was decoded from JSON
+	var r record
+	// To other readers a field is what its exact name says; to encoding/json, what "Token" says, too.
+	if json.Unmarshal(encoded, &r) == nil && fields["token"] == r.Token && fields["instance_url"] == snow.InstanceURL &&
+		hmac.Equal([]byte(r.Seal), []byte(snow.seal(r))) {
+		found.record = r
+	}
+	var holder struct {
+		Login login `json:"login"`
+	}
+	if json.Unmarshal(encoded, &holder) == nil {
+		found.login = holder.Login
+		found.mine = hmac.Equal([]byte(found.login.Seal), []byte(snow.loginSeal(found.login)))
+	}
+	return found
 }
 
-// writeCache stores fresh and reads it back, for old Windmill servers answer 200
-// and store nothing where the job may not write.
-func writeCache(ctx context.Context, snow servicenow, fresh record) error {
-	if _, err := callWindmill(ctx, func() (any, error) { return nil, wmill.SetResource(cachePath, fresh, cacheType) }); err != nil {
-		return err
+// readCache reads the resource, again if that fails.
+func readCache(ctx context.Context, snow servicenow) (found cache, err error) {
+	for range 2 {
+		var value any
+		value, err = callWindmill(ctx, stepLimit/2, func() (any, error) {
+			value, err := wmill.GetResource(cachePath)
+			if err != nil && strings.HasPrefix(err.Error(), "Not found") {
+				return nil, nil // nothing cached yet
+			}
+			return value, err
+		})
+		if err == nil {
+			return snow.understand(value), nil
+		}
 	}
-	stored, err := readCache(ctx, snow)
-	// A job at the same time may have stored its own token since, which expires
-	// within a run's length of ours; a record that was to be renewed, much earlier.
-	concurrent := stored.usable(now()) && stored.ExpiresAt > fresh.ExpiresAt-int64(runLimit.Seconds())
-	if err == nil && stored != fresh && !concurrent {
-		err = errors.New("found an older record there, although Windmill reported success")
+	return cache{}, &cacheError{cachePath + " cannot be read: " + describeWindmill(err)}
+}
+
+// writeCache gives the resource a new value.
+func writeCache(ctx context.Context, value any) error {
+	_, err := callWindmill(ctx, stepLimit, func() (any, error) {
+		return nil, wmill.SetResource(cachePath, value, cacheType)
+	})
+	if err != nil {
+		return &cacheError{cachePath + " cannot be written: " + describeWindmill(err)}
+	}
+	return nil
+}
+
+// storeToken puts a new record, without a login, into the cache; again if that fails.
+func storeToken(fresh record) error {
+	ctx, cancel := context.WithTimeout(context.Background(), stepLimit)
+	defer cancel()
+	err := writeCache(ctx, fresh)
+	if err != nil {
+		err = writeCache(ctx, fresh)
 	}
 	return err
 }
 
+// checkStored reads back what storeToken wrote, where no claim has shown that the
+// cache can be written.
+func checkStored(snow servicenow, fresh record) error {
+	found, err := readCache(context.Background(), snow)
+	// A login at the same time brings the same token; its expiry may be rounded otherwise.
+	there := found.record.Token == fresh.Token && found.record.ExpiresAt > fresh.ExpiresAt-expiryMargin
+	if err == nil && !there {
+		err = errNotStored()
+	}
+	return err
+}
+
+// errNotStored is what old Windmill servers come to, which answer 200 to a write
+// and store nothing where the job has no right to it.
+func errNotStored() error {
+	return &cacheError{cachePath + " cannot be written: Windmill reported success, but it is not there. " + checkRights()}
+}
+
 // callWindmill bounds a call of the client, which waits for ever and panics on a
 // 200 that is not JSON. A call that is given up goes on until the process ends.
-func callWindmill(ctx context.Context, call func() (any, error)) (any, error) {
+func callWindmill(ctx context.Context, limit time.Duration, call func() (any, error)) (any, error) {
 	type reply struct {
 		value any
 		err   error
 	}
 	replies := make(chan reply, 1)
 	go func() {
-		r := reply{err: errors.New("panic")}
 		defer func() {
-			_ = recover()
-			replies <- r
+			if recover() != nil {
+				replies <- reply{err: errors.New("panic")}
+			}
 		}()
-		r.value, r.err = call()
+		value, err := call()
+		replies <- reply{value, err}
 	}()
-	ctx, cancel := context.WithTimeout(ctx, windmillLimit)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	select {
 	case r := <-replies:
-		return r.value, describeWindmill(r.err)
+		return r.value, r.err
 	case <-ctx.Done():
-		return nil, errors.New("got no answer from Windmill in time")
+		return nil, ctx.Err()
 	}
 }
 
-// describeWindmill tells the client's error by its kind. The text of it is all
-// that Windmill answered, where a token may stand, so it is not shown.
-func describeWindmill(err error) error {
-	if err == nil {
-		return nil
+// describeWindmill tells the client's error by its kind, and what to check. The
+// text of the error is all that Windmill answered, where a token may stand, so it
+// is not shown. The kinds are those of Windmill's resources.rs.
+func describeWindmill(err error) string {
+	kind, _, _ := strings.Cut(err.Error(), ":")
+	var unreachable *url.Error
+	switch {
+	case errors.As(err, &unreachable), errors.Is(err, context.DeadlineExceeded):
+		return "Windmill was not reached. Check that the worker reaches BASE_INTERNAL_URL."
+	case kind == "Unauthorized":
+		return `Windmill answered "Unauthorized". Check that the job's token (WM_TOKEN) is still valid.`
+	case kind == "Permission denied":
+		return fmt.Sprintf(`Windmill answered "Permission denied": a protection rule of the workspace forbids it. `+
+			"Make this run's user %q an admin, or add it to the rule's bypass list.", os.Getenv("WM_PERMISSIONED_AS"))
+	// Not readable, or not creatable; an update that changed nothing; an old server's refusal to create.
+	case kind == "Not authorized", kind == "Not found", strings.Contains(err.Error(), "row-level security"):
+		return fmt.Sprintf("Windmill answered %q. ", kind) + checkRights()
+	case kind == "Bad request", kind == "Internal", kind == "SqlErr":
+		return fmt.Sprintf("Windmill answered %q. Check the log of its server.", kind)
 	}
-	for _, kind := range []string{
-		"Not found", "Not authorized", "Unauthorized", "Permission denied", "Require Admin", "Bad request", "Internal", "SqlErr",
-	} {
-		if strings.HasPrefix(err.Error(), kind) {
-			return fmt.Errorf("got %q from Windmill", kind)
+	return "Windmill's answer was not understood. Check BASE_INTERNAL_URL, and any proxy between."
+}
+
+// checkRights tells what to check where Windmill does not let the run at the cache.
+func checkRights() string {
+	return fmt.Sprintf("Check that the folder %s exists and that this run's user %q may read and write in it.",
+		path.Dir(cachePath), os.Getenv("WM_PERMISSIONED_AS"))
+}
+
+// One login at a time.
+//
+// A run that must log in claims the login: it writes itself into the record, and
+// asks ServiceNow only if it still stands there a moment later. All others wait for
+// what comes of that login, be it a token or a failure. So a herd of jobs makes one
+// login, and a failing instance is asked by one of them. After a refusal nobody
+// asks for a while, since a few in a row lock the user.
+
+// underWay reports whether a job is logging in.
+func (l login) underWay(now time.Time) bool {
+	began := time.Unix(l.At, 0)
+	return l.By != "" && now.Sub(began) < loginLimit && began.Sub(now) < clockSpread
+}
+
+// heldUntil returns until when a run must not ask since ServiceNow refused these
+// credentials. ServiceNow locks a user after five refusals in a row, or after three
+// where one counts more than once (KB0749501).
+func heldUntil(last login, started origin, now time.Time) time.Time {
+	refused := time.Unix(last.RefusedAt, 0)
+	switch {
+	case last.Refusals <= 0, refused.After(now.Add(clockSpread)):
+		return time.Time{}
+	// A person may have mended something, and may press Run again and again.
+	case started == byHand:
+		return refused.Add(time.Minute)
+	// It may have been a passing fault of ServiceNow's.
+	case last.Refusals == 1:
+		return refused.Add(10 * time.Minute)
+	case last.Refusals == 2:
+		return refused.Add(6 * time.Hour)
+	}
+	return refused.Add(untilMended)
+}
+
+// awaitTurn returns the time of this run's claim once it may ask ServiceNow, or
+// else a token: a cached one, or that of the login for which this run waited.
+func awaitTurn(snow servicenow, started origin) (token string, claimed time.Time, err error) {
+	begun := now()
+	found, err := readCache(context.Background(), snow)
+	if err == nil && started == byJob && !found.record.usable(begun) {
+		fmt.Println(whyNotReused(found))
+	}
+	waited := false
+	var other login       // the login under way
+	var noticed time.Time // when this run first saw it
+	for err == nil {
+		at := now()
+		if found.login.underWay(at) && found.login.By != other.By {
+			other, noticed = found.login, at
+		}
+		switch held := heldUntil(found.login, started, at); {
+		case started == byJob && found.record.usable(at),
+			// What the login brought that this run waited for will do even for its last minute.
+			waited && found.login == (login{}) && found.record.ExpiresAt > at.Unix():
+			fmt.Printf("Reused the token of %q at %s: %s has it, valid for another %s.\n",
+				snow.Username, snow.InstanceURL, cachePath, found.record.remaining())
+			return found.record.Token, at, nil
+		case found.login.underWay(at) && at.Sub(noticed) < loginLimit && at.Sub(begun) < lastWait:
+			pause := time.Second
+			if !waited { // most logins end within half a second
+				fmt.Printf("Job %.40q is logging in: waiting for it.\n", other.By)
+				pause = time.Duration((1 + rand.Float64()) * float64(claimPause))
+			}
+			waited = true
+			<-after(pause)
+			found, err = readCache(context.Background(), snow)
+		case waited && found.mine && found.login.By == "":
+			return "", at, fmt.Errorf("job %.40q, for whose login this run waited, failed: %s. Its log says what to check",
+				other.By, found.login.Outcome)
+		case found.mine && at.Before(held):
+			return "", at, heldBack(found.login, held)
+		case at.Sub(begun) > lastClaim:
+			return "", at, errors.New("other jobs have been logging in all the time, and none stored a token. Run again later")
+		default:
+			if found.login.By != "" && waited {
+				fmt.Println("It has not ended in time: no longer waiting for it.")
+			}
+			var ours bool
+			if found, ours, err = claim(snow, found); ours {
+				return "", at, nil
+			}
+			waited = true // for the job whose claim replaced this run's
 		}
 	}
-	var unreachable *url.Error
-	if errors.As(err, &unreachable) {
-		return errors.New("could not reach Windmill")
-	}
-	return errors.New("could not understand Windmill's answer")
+	return "", begun, err
 }
 
-// askServiceNow asks for a token, again where retryPause sees a chance.
-func askServiceNow(ctx context.Context, snow servicenow) (record, error) {
-	end, _ := ctx.Deadline()
-	end = end.Add(-storeReserve)
-	ctx, cancel := context.WithDeadline(ctx, end)
+// whyNotReused tells why a run that may reuse a token logs in.
+func whyNotReused(found cache) string {
+	fields, _ := found.value.(map[string]any)
+	switch {
+	case found.record.Token != "":
+		return "The token in " + cachePath + " has expired or is about to: logging in."
+	case fields == nil, fields["token"] == "":
+		return "Nothing cached yet in " + cachePath + ": logging in."
+	}
+	return "The record in " + cachePath + " is of another instance or user, or from another script: replacing it. " +
+		"If this comes every time, two configurations share this cache."
+}
+
+// heldBack is the error of a run that does not ask before until.
+func heldBack(last login, until time.Time) error {
+	refused := time.Unix(last.RefusedAt, 0).UTC()
+	next := "before " + until.UTC().Format(time.RFC3339) + ", unless the credentials in the resource change"
+	if until.Sub(refused) == untilMended {
+		next = "until the credentials in the resource change"
+	}
+	return fmt.Errorf("ServiceNow was not asked, so that it does not lock the user. "+
+		"Refusals of these credentials in a row: %d, the last at %s: %s.\nNobody asks %s. "+
+		"If the fault was on ServiceNow's side and is mended, run this script by hand",
+		last.Refusals, refused.Format(time.RFC3339), last.Outcome, next)
+}
+
+// claim writes this run into the record as the one that logs in. The login is ours
+// if that still stands there after a pause; again is what stands there.
+func claim(snow servicenow, found cache) (again cache, ours bool, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), claimLimit)
+	defer cancel()
+	var mine login
+	if found.mine {
+		mine = found.login // its refusals go on counting
+	}
+	mine.By, mine.At = os.Getenv("WM_JOB_ID"), now().Unix()
+	if mine.By == "" {
+		mine.By = fmt.Sprintf("%016x", rand.Uint64())
+	}
+	began := now()
+	if err := writeCache(ctx, snow.withLogin(found.value, mine)); err != nil {
+		return cache{}, false, err
+	}
+	// Another job may have read the record before our claim was there. It writes its
+	// own within the time that a write takes.
+	<-after(max(claimPause, now().Sub(began)))
+	again, err = readCache(ctx, snow)
+	ours = err == nil && again.login.By == mine.By
+	if err == nil && reflect.DeepEqual(again.value, found.value) {
+		err = errNotStored() // as old Windmill servers do where the job may not write
+	}
+	return again, ours, err
+}
+
+// withLogin returns value with l, sealed, as its login, and all else as it was read.
+func (snow servicenow) withLogin(value any, l login) map[string]any {
+	fields, isObject := value.(map[string]any)
+	if !isObject || snow.repeatedIn(value) {
+		fields = map[string]any{"token": "", "expires_at": 0} // so that every reader finds its fields
+	}
+	fields = maps.Clone(fields)
+	l.Seal = snow.loginSeal(l)
+	fields["login"] = l
+	return fields
+}
+
+// repeatedIn reports whether value has one of snow's secrets in it. Windmill puts a
+// variable's value in the place of "$var:…" when a resource is read: what somebody
+// planted like that must not be written back as plain text.
+func (snow servicenow) repeatedIn(value any) bool {
+	encoded, _ := json.Marshal(value)
+	password, _ := json.Marshal(snow.Password)
+	clientSecret, _ := json.Marshal(snow.ClientSecret)
+	return bytes.Contains(encoded, password) || bytes.Contains(encoded, clientSecret)
+}
+
+// storeFailure tells the runs that wait, and later ones, what came of the login.
+func storeFailure(snow servicenow, failed *loginError) {
+	ctx, cancel := context.WithTimeout(context.Background(), stepLimit)
+	defer cancel()
+	var err error
+	for range 2 {
+		var found cache
+		if found, err = readCache(ctx, snow); err != nil {
+			continue
+		}
+		var last login
+		if found.mine {
+			last = found.login
+		}
+		last.By, last.Outcome = "", firstWords(failed)
+		if failed.refused {
+			last.Refusals, last.RefusedAt = last.Refusals+1, now().Unix()
+		}
+		if err = writeCache(ctx, snow.withLogin(found.value, last)); err == nil {
+			return
+		}
+	}
+	fmt.Printf("Other runs could not be told that this login failed: %v\n", err)
+}
+
+// Asking ServiceNow.
+
+// askServiceNow returns a sealed record of the token that it gets within limit. It
+// asks again where that may help.
+func askServiceNow(snow servicenow, limit time.Duration) (record, *loginError) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	for attempt := 1; ; attempt++ {
 		fresh, failed := logIn(ctx, snow)
 		if failed == nil {
+			fmt.Printf("%s accepted the login of %q and gave a token valid for %s.\n",
+				snow.InstanceURL, snow.Username, fresh.remaining())
+			if !fresh.usable(now()) {
+				fmt.Println("That is a minute or less: later steps may find it expired.")
+			}
 			return fresh, nil
 		}
-		pause, again := retryPause(attempt, failed, rand.Float64(), now())
-		if !again || time.Until(end) < pause {
+		// What three attempts do not get past is for a later run.
+		if !failed.mayHelp || attempt == mostAttempts {
 			return record{}, failed
 		}
+		// Jitter spreads jobs that failed together; the second pause is longer than the first.
+		pause := time.Duration((1 + rand.Float64()) * float64(firstPause<<(attempt-1)))
+		pause = max(pause, failed.pause)
 		fmt.Printf("%s; asking again in %s.\n", failed.outcome, pause.Round(100*time.Millisecond))
-		<-after(pause)
+		select {
+		case <-after(pause):
+		case <-ctx.Done():
+			return record{}, failed
+		}
 	}
 }
 
-// retryPause decides whether to ask again after an attempt (the first is 1)
-// failed, and after what pause. jitter is from [0, 1).
-func retryPause(attempt int, failed *fault, jitter float64, now time.Time) (pause time.Duration, again bool) {
-	switch {
-	// What three attempts do not get past is for the next run.
-	case attempt >= mostAttempts:
-		return 0, false
-	// The instance or a gateway says that it is busy or restarting.
-	case failed.status == http.StatusTooManyRequests, failed.status == http.StatusBadGateway,
-		failed.status == http.StatusServiceUnavailable, failed.status == http.StatusGatewayTimeout:
-	// A full instance or a firewall swallowed the request. If it did arrive, no
-	// harm is done: ServiceNow gives the same token again.
-	case isTimeout(failed.cause):
-	// The other side went away, as in a restart.
-	case isBreak(failed.cause):
-	// A refusal counts towards the user's lock-out. A redirect, an untrusted
-	// certificate, an unknown host, a malformed answer would only come again.
-	default:
-		return 0, false
-	}
-	// Jitter spreads jobs that failed together; the second pause is longer than the first.
-	pause = time.Duration(float64(firstPause<<(attempt-1)) * (1 + jitter))
-	return max(pause, retryAfter(failed.retryAfter, now)), true
-}
-
-// retryAfter reads a Retry-After header, seconds or a date (RFC 9110, section
-// 10.2.3), up to longestRetryAfter.
-func retryAfter(header string, now time.Time) time.Duration {
-	if seconds, err := strconv.ParseUint(header, 10, 32); err == nil {
-		return min(time.Duration(seconds)*time.Second, longestRetryAfter)
-	}
-	date, _ := http.ParseTime(header) // else long ago
-	return min(max(date.Sub(now), 0), longestRetryAfter)
-}
-
-// logIn asks for a token once and returns it sealed.
-func logIn(ctx context.Context, snow servicenow) (record, *fault) {
-	endpoint := snow.InstanceURL + "/oauth_token.do"
+// logIn asks for a token once.
+func logIn(ctx context.Context, snow servicenow) (record, *loginError) {
 	// The lifetime counts from before the request, so that what the answer takes
 	// shortens it rather than lengthens it.
 	asked := now()
-	got, err := post(ctx, endpoint, url.Values{
+	got, err := post(ctx, snow.InstanceURL+tokenEndpoint, url.Values{
 		"grant_type": {"password"},
 		"client_id":  {snow.ClientID}, "client_secret": {snow.ClientSecret},
 		"username": {snow.Username}, "password": {snow.Password},
 	})
-	if err != nil {
-		return record{}, describeBreak(endpoint, err)
+	var said tokenAnswer
+	var lifetime int64
+	if err == nil {
+		said, lifetime, err = got.decode()
 	}
-	token, lifetime, err := got.token()
 	if err != nil {
-		return record{}, got.describe(endpoint, err, snow)
+		return record{}, failure(snow, got, said, err)
 	}
-	expiresAt := asked.Unix() + lifetime
-	return record{token, expiresAt, snow.seal(token, expiresAt)}, nil
+	fresh := record{Token: said.AccessToken, ExpiresAt: asked.Unix() + lifetime, InstanceURL: snow.InstanceURL}
+	fresh.Seal = snow.seal(fresh)
+	return fresh, nil
 }
+
+// failure makes an error of an answer that brought no token, or of no answer.
+func failure(snow servicenow, got answer, said tokenAnswer, err error) *loginError {
+	v := judge(got.status, err)
+	return &loginError{
+		outcome: snow.InstanceURL + tokenEndpoint + " " + v.cameBack + got.details(said, snow),
+		advice:  v.advice,
+		mayHelp: v.mayHelp,
+		pause:   retryAfter(got.retryAfter, now()),
+		refused: v.advice == refusalAdvice,
+	}
+}
+
+// firstWords is what other runs are told of a failure.
+func firstWords(failed *loginError) string { return fmt.Sprintf("%.200s", failed.outcome) }
 
 // transport sends each request once, which HTTP/2 would not promise, and is used
 // without an http.Client, which would follow a redirect with the password.
@@ -410,6 +729,14 @@ var transport = &http.Transport{
 	Proxy:             http.ProxyFromEnvironment,
 	DisableKeepAlives: true,
 	TLSNextProto:      map[string]func(string, *tls.Conn) http.RoundTripper{}, // no HTTP/2
+}
+
+// answer is what came back from ServiceNow, or from something in its place.
+type answer struct {
+	status     int
+	redirect   string // the host that the Location header of a redirect names
+	retryAfter string // the Retry-After header
+	body       []byte // cut just past longestAnswer
 }
 
 // post sends form to endpoint. Its error means that no whole answer came; of
@@ -429,7 +756,7 @@ func post(ctx context.Context, endpoint string, form url.Values) (answer, error)
 	}
 	defer response.Body.Close()
 	got := answer{status: response.StatusCode, retryAfter: response.Header.Get("Retry-After")}
-	if location, err := response.Location(); err == nil {
+	if location, err := response.Location(); err == nil && got.status/100 == 3 {
 		got.redirect = location.Host
 	}
 	if got.status == http.StatusSwitchingProtocols {
@@ -442,138 +769,142 @@ func post(ctx context.Context, endpoint string, form url.Values) (answer, error)
 	return got, nil
 }
 
-// token returns the access token of a success and its lifetime in seconds (RFC
-// 6749, section 5.1). The error says what there is in its place.
-func (a answer) token() (token string, lifetime int64, err error) {
-	if a.status != http.StatusOK {
-		return "", 0, errors.New("a refusal")
-	}
-	if len(a.body) > longestAnswer {
-		return "", 0, errors.New("more than 1 MiB")
-	}
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(a.body, &fields); err != nil || fields == nil {
-		return "", 0, errors.New("something other than one JSON object")
-	}
-	if given := fields["error"]; given != nil && string(given) != "null" {
-		return "", 0, errors.New("an error")
-	}
+// decode returns the answer's fields and, of a success, the token's lifetime in
+// seconds. The error says what there is in the place of a token.
+func (a answer) decode() (said tokenAnswer, lifetime int64, err error) {
+	body := bytes.TrimSpace(a.body)
+	page := bytes.HasPrefix(body, []byte("<"))
+	var mistyped *json.UnmarshalTypeError // which leaves that field empty and decodes the others
+	err = json.Unmarshal(body, &said)
+	object := bytes.HasPrefix(body, []byte("{")) && (err == nil || errors.As(err, &mistyped))
+	switch {
+	case page && bytes.Contains(bytes.ToLower(body), []byte("hibernating")):
+		return said, 0, errAsleep
+	case a.status != http.StatusOK:
+		return said, 0, errors.New("a refusal")
+	case len(a.body) > longestAnswer:
+		return said, 0, errors.New("more than 1 MiB")
+	case page:
+		return said, 0, errors.New("an HTML page")
+	case !object:
+		return said, 0, errors.New("something other than one JSON object")
+	case isGiven(said.Error):
+		return said, 0, errors.New("an error")
 	// The characters of RFC 6750, section 2.1, need no escaping anywhere, and
 	// Windmill expands nothing made of them when it reads the resource.
-	_ = json.Unmarshal(fields["access_token"], &token) // what is no string leaves it empty
-	if !madeOf(strings.TrimRight(token, "="), "-._~+/") {
-		return "", 0, errors.New("no well-formed access_token")
+	case !regexp.MustCompile(`^[\w.~+/-]+=*$`).MatchString(said.AccessToken):
+		return said, 0, errors.New("no well-formed access_token")
 	}
 	seconds := json.Number(strconv.Itoa(defaultLifetime)) // a type that takes quoted numbers, too
-	if given := fields["expires_in"]; given != nil && string(given) != "null" {
-		err = json.Unmarshal(given, &seconds)
+	if isGiven(said.ExpiresIn) && json.Unmarshal(said.ExpiresIn, &seconds) != nil {
+		seconds = "0"
 	}
 	parsed, _ := seconds.Float64() // out of range, it is infinite
-	if err != nil || parsed <= 0 {
-		return "", 0, errors.New("an expires_in that is no positive number")
+	if parsed <= 0 {
+		return said, 0, errors.New("an expires_in that is no positive number")
 	}
-	return token, int64(min(parsed, longestLifetime)), nil
+	return said, int64(min(parsed, longestLifetime)), nil
 }
 
-// describe makes a fault of an answer of which token said that there is a problem.
-func (a answer) describe(endpoint string, problem error, snow servicenow) *fault {
-	failed := &fault{status: a.status, retryAfter: a.retryAfter}
-	failed.outcome = fmt.Sprintf("%s answered %d", endpoint, a.status)
-	page := bytes.HasPrefix(bytes.TrimSpace(a.body), []byte("<"))
-	switch {
-	case page && bytes.Contains(bytes.ToLower(a.body), []byte("hibernating")):
-		failed.outcome += " with the page of a hibernating instance"
-		failed.advice = "Wake the instance at developer.servicenow.com, then run again"
-		return failed
-	case page && a.status == http.StatusOK:
-		failed.outcome += " with an HTML page"
-	case a.status == http.StatusOK:
-		failed.outcome += " with " + problem.Error()
-	}
-	failed.outcome += a.details(snow)
+// isGiven reports whether a field is there and is not null.
+func isGiven(field json.RawMessage) bool { return field != nil && string(field) != "null" }
 
-	switch {
-	case a.status >= 300 && a.status < 400:
-		failed.advice = "It was not followed, lest the password go elsewhere: instance_url must be the instance's own address"
-	// The causes are those of ServiceNow's KB0791140 and KB1115956.
-	case a.status == http.StatusBadRequest, a.status == http.StatusUnauthorized:
-		failed.advice = "ServiceNow does not tell why. Check client_id, client_secret, username, password; that the user is active, " +
-			"not locked out, needs no password reset and is not \"Web service access only\"; that the OAuth application is active, its scope intact; " +
-			"that glide.oauth.inbound.ropc.grant_type.disabled is not true. The instance's system log has the cause (\"Exception on token flow\")"
-	case a.status == http.StatusForbidden:
-		failed.advice = "Check the instance's IP address access control, and any gateway before it"
-	case a.status == http.StatusTooManyRequests:
-		failed.advice = "Check what else asks this instance so often"
-	case a.status >= 500:
-		failed.advice = "The instance or a gateway before it is failing or busy: run again later"
-	default:
-		failed.advice = "This is not what an instance's token endpoint answers: check instance_url, and any gateway or proxy between"
-	}
-	return failed
+// verdict is what a request came to that brought no token.
+type verdict struct {
+	applies  bool
+	cameBack string // what came back
+	advice   string // what to check
+	mayHelp  bool   // asking again may help
 }
+
+// judge returns the verdict on a request that brought no token. status is that of the
+// answer, or 0 where no whole answer came; err is what the answer has in the place
+// of a token, or what broke the exchange. Go's own text of the latter is not shown:
+// it may quote what the other side sent, or a proxy's password.
+func judge(status int, err error) verdict {
+	const (
+		later   = "The instance or a gateway before it is failing or busy: run again later."
+		strange = "This is not what a token endpoint answers: check instance_url, and any gateway or proxy between."
+		worker  = "Check instance_url, and the worker's network, DNS and proxy variables."
+		between = "Check instance_url, and what stands between worker and instance."
+	)
+	answered := fmt.Sprintf("answered %d", status)
+	is := func(cause error) bool { return errors.Is(err, cause) }
+	var network net.Error
+	timeout := errors.As(err, &network) && network.Timeout()
+	var dns *net.DNSError
+	var certificate *tls.CertificateVerificationError
+	untrusted := errors.As(err, &certificate)
+	if untrusted {
+		err = certificate.Err
+	}
+	for _, v := range []verdict{
+		// Somebody has to wake it, whatever the status.
+		{is(errAsleep), answered + " with " + errAsleep.Error(), "Wake it at developer.servicenow.com, then run again.", false},
+
+		// A refusal counts towards the user's lock-out.
+		{status == 400 || status == 401, answered, refusalAdvice, false},
+
+		// Something other than the login is wrong, and would be wrong again.
+		{status == 200, answered + " with " + err.Error(), strange, false},
+		{status >= 300 && status < 400, answered, "It was not followed: instance_url must be the instance's own address.", false},
+		{status == 403, answered, "Check the instance's IP address access control, and any gateway before it.", false},
+
+		// The instance or a gateway says that it is busy or restarting.
+		{status == 429, answered, "Check what else asks this instance so often.", true},
+		{status == 502 || status == 503 || status == 504, answered, later, true},
+		{status >= 500, answered, later, false},
+		{status > 0, answered, strange, false},
+
+		// No whole answer came, from here on. A timeout leaves no time for another attempt.
+		{timeout, "did not answer in time", "Check that the worker may reach it, and that it is not overloaded.", false},
+		{errors.As(err, &dns), "is on a host that DNS does not know", worker, false},
+		{untrusted, fmt.Sprintf("has an untrusted certificate (%.150q)", err), between, false},
+		{is(syscall.ENETUNREACH) || is(syscall.EHOSTUNREACH), "cannot be reached: there is no route to it", worker, false},
+
+		// The other side went away, as in a restart. If the request did arrive, no harm
+		// is done: ServiceNow gives the same token again.
+		{is(syscall.ECONNREFUSED), "refused the connection", worker, true},
+		{is(io.EOF) || is(io.ErrUnexpectedEOF), "broke the connection off", between, true},
+		{is(syscall.ECONNRESET) || is(syscall.EPIPE), "broke the connection off", between, true},
+	} {
+		if v.applies {
+			return v
+		}
+	}
+	return verdict{cameBack: "did not answer as an HTTPS server does", advice: worker}
+}
+
+// refusalAdvice has the causes of KB0791140 and KB1115956.
+const refusalAdvice = `ServiceNow does not say why it refused the login. Check:
+- client_id, client_secret, username, password
+- the user: active, not locked out, no password reset due, a local password
+- the OAuth application: active, its scope intact
+- glide.oauth.inbound.ropc.grant_type.disabled: not true
+- the instance's system log: "Exception on token flow"`
 
 // details returns, in brackets, what of the answer may stand in the log: the host
 // of a redirect and the error fields (RFC 6749, section 5.2; where that has a code,
 // ServiceNow's rate limit has an object). It is "" if there is none.
-func (a answer) details(snow servicenow) string {
-	var fields, object map[string]json.RawMessage
-	_ = json.Unmarshal(a.body, &fields) // what is no object has no fields
-	_ = json.Unmarshal(fields["error"], &object)
-	text := func(raw json.RawMessage) (s string) { _ = json.Unmarshal(raw, &s); return s }
-	secrets := []string{snow.Password, snow.ClientSecret, text(fields["access_token"]), text(fields["refresh_token"])}
-	var said []string
+func (a answer) details(said tokenAnswer, snow servicenow) string {
+	var code string
+	var object struct{ Message, Detail string }
+	_ = json.Unmarshal(said.Error, &code) // what is neither a string nor an object has nothing to show
+	_ = json.Unmarshal(said.Error, &object)
+	secrets := []string{snow.Password, snow.ClientSecret, said.AccessToken, said.RefreshToken}
+	var shown []string
 	for _, field := range []struct{ name, value string }{
-		{"redirect to", a.redirect},
-		{"error", text(fields["error"])}, {"error_description", text(fields["error_description"])},
-		{"message", text(object["message"])}, {"detail", text(object["detail"])},
+		{"redirect to", a.redirect}, {"error", code}, {"error_description", said.Description},
+		{"message", object.Message}, {"detail", object.Detail},
 	} {
-		if field.value != "" {
-			said = append(said, field.name+" "+quote(field.value, secrets))
+		if field.value != "" && len(shown) < 2 { // Windmill shows the last 600 characters of a failed job's log
+			shown = append(shown, field.name+" "+quote(field.value, secrets))
 		}
 	}
-	if said == nil {
+	if shown == nil {
 		return ""
 	}
-	return " (" + strings.Join(said, ", ") + ")"
-}
-
-// describeBreak makes a fault of an exchange that broke. Go's own text is not
-// shown, for it may quote what the other side sent or a proxy's password.
-func describeBreak(endpoint string, err error) *fault {
-	var unknownHost *net.DNSError
-	var untrusted *tls.CertificateVerificationError
-	var outcome, advice string
-	switch {
-	case isTimeout(err):
-		outcome, advice = "did not answer in time", "Check that the worker may reach it (firewall, proxy) and that it is not overloaded"
-	case errors.As(err, &unknownHost):
-		outcome, advice = "is on a host that DNS does not know", "Check instance_url, and the worker's DNS and proxy variables"
-	case errors.As(err, &untrusted):
-		outcome, advice = fmt.Sprintf("has an untrusted certificate (%.150q)", untrusted.Err), "Check instance_url, and what stands between worker and instance"
-	case errors.Is(err, syscall.ECONNREFUSED):
-		outcome, advice = "refused the connection", "Check instance_url, and the worker's proxy variables"
-	case isBreak(err):
-		outcome, advice = "broke the connection off", "Run again later; if it stays so, check what stands between worker and instance"
-	default:
-		outcome, advice = "did not answer as an HTTPS server does", "Check instance_url, and the worker's proxy variables"
-	}
-	return &fault{outcome: endpoint + " " + outcome, advice: advice, cause: err}
-}
-
-// isTimeout reports whether err is the end of a deadline, ours or the network's.
-func isTimeout(err error) bool {
-	var network net.Error
-	return errors.As(err, &network) && network.Timeout()
-}
-
-// isBreak reports whether err is a connection refused, or ended by the other side.
-func isBreak(err error) bool {
-	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE} {
-		if errors.Is(err, end) {
-			return true
-		}
-	}
-	return false
+	return " (" + strings.Join(shown, ", ") + ")"
 }
 
 // quote returns text shortened and quoted, but withholds it if it repeats a
@@ -587,13 +918,21 @@ func quote(text string, secrets []string) string {
 	if withhold {
 		return "(withheld, it may repeat a secret)"
 	}
-	return fmt.Sprintf("%.100q", text)
+	plain := strings.Map(func(r rune) rune {
+		if r == '"' || !unicode.IsPrint(r) {
+			return ' ' // %q would make more of it
+		}
+		return r
+	}, text)
+	return fmt.Sprintf("%.60q", plain)
 }
 
-// madeOf reports whether text is ASCII letters, digits and the given punctuation
-// only, and not empty.
-func madeOf(text, punctuation string) bool {
-	return text != "" && !strings.ContainsFunc(text, func(r rune) bool {
-		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune(punctuation, r))
-	})
+// retryAfter reads a Retry-After header, seconds or a date (RFC 9110, section
+// 10.2.3), up to longestRetryAfter.
+func retryAfter(header string, now time.Time) time.Duration {
+	if seconds, err := strconv.ParseUint(header, 10, 32); err == nil {
+		return min(time.Duration(seconds)*time.Second, longestRetryAfter)
+	}
+	date, _ := http.ParseTime(header) // else long ago
+	return min(max(date.Sub(now), 0), longestRetryAfter)
 }

@@ -1,40 +1,24 @@
 package inner
 
 import (
-	"bytes"
-	"compress/gzip"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"html"
 	"io"
-	"log"
-	"math"
-	"math/big"
+	"maps"
 	mathrand "math/rand"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -45,445 +29,187 @@ import (
 	"github.com/google/go-cmp/cmp"
 	wmill "github.com/windmill-labs/windmill-go-client"
 
-	snowserver "servicenow-token/local/servicenow"
+	"servicenow-token/local/lab"
 	"servicenow-token/local/windmill"
 	"servicenow-token/local/wire"
 )
 
-// inProcess makes every test that would run the built job call main in the test's
-// own process, without pauses: for coverage and for mutation testing.
-var inProcess = os.Getenv("IN_PROCESS") != ""
-
-// jobs is the folder of the built job and of its runs.
-var jobs string
+// The tests stand in the order of what they test in main.go, under its headings.
+// Most run the built job as a process; IN_PROCESS=1 makes them call main instead, for
+// coverage and mutation testing. What needs nothing of main.go's insides is in
+// local/proof.
 
 func TestMain(m *testing.M) {
-	if inProcess {
-		after = func(time.Duration) <-chan time.Time { return time.After(0) }
+	if lab.InProcess {
+		fastForward(&slept)
 	}
-	var err error
-	if jobs, err = os.MkdirTemp("", "jobs"); err != nil {
-		fmt.Println(err)
-		os.Exit(1)
-	}
-	status := m.Run()
-	os.RemoveAll(jobs)
-	os.Exit(status)
-}
-
-// builtJob is main.go, built once as a worker does.
-var builtJob = sync.OnceValues(func() (string, error) {
-	worker := &windmill.Worker{Dir: jobs}
-	return worker.Build(context.Background(), "main.go", ".")
-})
-
-// world is a Windmill and a ServiceNow of a test's own, and a resource for the job.
-type world struct {
-	instance  *snowserver.Instance
-	workspace *windmill.Workspace
-	worker    *windmill.Worker
-	account   snowserver.Account
-	snow      servicenow // the job's argument
-	token     string     // the job's workspace token
-	secrets   []string   // what no run may print, besides what the world itself knows
-}
-
-// The secrets have characters that forms, URLs, HTML and JSON escape, and begin
-// like nothing else that is printed.
-const (
-	password     = "Zq7!päss wörd+\"<&>%41\\end"
-	clientSecret = "Kx9/secret=&?#'%Kx9"
-	jobToken     = "Wm5-workspace-token"
-)
-
-func newWorld(t testing.TB) *world {
-	t.Helper()
-	w := &world{
-		instance:  &snowserver.Instance{},
-		workspace: &windmill.Workspace{Name: "test workspace"},
-		account: snowserver.Account{
-			ClientID: "client&id", ClientSecret: clientSecret, Username: "svc user", Password: password,
-		},
-		token: jobToken,
-	}
-	w.instance.SetAccount(w.account, true)
-	w.workspace.AddFolder("f/ServiceNow")
-	w.workspace.AddToken(w.token, windmill.Rights{Read: true, Write: true})
-	w.snow = servicenow{
-		InstanceURL: serve(t, w.instance), ClientID: w.account.ClientID, ClientSecret: w.account.ClientSecret,
-		Username: w.account.Username, Password: w.account.Password,
-	}
-	w.worker = &windmill.Worker{Workspace: w.workspace, BaseURL: serve(t, w.workspace), Dir: jobs}
-	return w
-}
-
-// serve serves handler until the test ends.
-func serve(t testing.TB, handler http.Handler) (address string) {
-	t.Helper()
-	server := httptest.NewServer(handler)
-	t.Cleanup(func() {
-		server.CloseClientConnections()
-		server.Close()
-	})
-	return server.URL
-}
-
-// ran is what a run of the job came to, and which calls it made.
-type ran struct {
-	result   string // JSON; "" if the job failed
-	log      string // with the error of a job that failed
-	windmill []wire.Call
-	logins   []wire.Call
-	took     time.Duration
-}
-
-const scheduled = "WM_SCHEDULE_PATH=f/ServiceNow/warm_token"
-
-// run runs the job with additions to its environment, and sees to it that nothing
-// secret was printed.
-func (w *world) run(t testing.TB, env ...string) ran {
-	t.Helper()
-	w.instance.TakeCalls()
-	w.workspace.TakeCalls()
-	r := w.start(t, env...)
-	r.windmill, r.logins = w.workspace.TakeCalls(), w.instance.TakeCalls()
-	w.checkSecrets(t, r.result+r.log)
-	return r
-}
-
-// start runs the job and leaves the recorded calls to the caller, as is right for
-// jobs that run at the same time.
-func (w *world) start(t testing.TB, env ...string) ran {
-	t.Helper()
-	if inProcess {
-		return w.callMain(t, env)
-	}
-	binary, err := builtJob()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
-	defer cancel()
-	done, err := w.worker.Run(ctx, windmill.Job{Binary: binary, Args: map[string]any{"snow": w.snow}, Token: w.token, Env: env})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ran{result: string(done.Result), log: done.Log, took: done.Took}
-}
-
-// process guards what a test's process has one of: environment and standard output.
-var process sync.Mutex
-
-func (w *world) callMain(t testing.TB, env []string) ran {
-	t.Helper()
-	process.Lock()
-	defer process.Unlock()
-	for _, setting := range append(w.worker.Environment(w.token), env...) {
-		if name, value, _ := strings.Cut(setting, "="); strings.HasPrefix(name, "WM_") || name == "BASE_INTERNAL_URL" {
-			os.Setenv(name, value)
+	lab.CallMain = func(args []byte) (any, error) {
+		slept.Store(0)
+		var snow servicenow
+		if err := json.Unmarshal(args, &snow); err != nil {
+			return nil, err
 		}
+		return main(snow)
 	}
-	var r ran
-	started := time.Now()
-	r.log = printed(t, func() {
-		result, err := main(w.snow)
-		if err != nil {
-			fmt.Println(err)
-			return
-		}
-		encoded, err := json.Marshal(result)
-		if err != nil {
-			t.Error(err)
-		}
-		r.result = string(encoded)
-	})
-	r.took = time.Since(started)
-	return r
+	os.Exit(lab.RunTests(m))
 }
 
-// setenv makes the test's process, until the test ends, a job of the world's.
-func (w *world) setenv(t testing.TB) {
-	t.Helper()
-	for _, setting := range w.worker.Environment(w.token) {
-		name, value, _ := strings.Cut(setting, "=")
-		t.Setenv(name, value)
+// slept is what main.go's clock is ahead of the real one, in nanoseconds.
+var slept atomic.Int64
+
+// fastForward makes main.go's pauses end at once, with the clock moved on.
+func fastForward(slept *atomic.Int64) {
+	now = func() time.Time { return time.Now().Add(time.Duration(slept.Load())) }
+	after = func(pause time.Duration) <-chan time.Time {
+		slept.Add(int64(pause))
+		over := make(chan time.Time, 1)
+		over <- now()
+		return over
 	}
 }
 
-// setClock makes main.go's functions, until the test ends, take the time from clock.
+// setClock makes main.go take the time from clock, until the test ends, and its
+// pauses end at once.
 func setClock(t testing.TB, clock func() time.Time) {
 	t.Helper()
-	realClock := now
-	t.Cleanup(func() { now = realClock })
+	realNow, realAfter := now, after
+	t.Cleanup(func() { now, after = realNow, realAfter })
 	now = clock
+	after = func(time.Duration) <-chan time.Time {
+		over := make(chan time.Time, 1)
+		over <- clock()
+		return over
+	}
 }
 
-// printed returns what call writes to standard output.
-func printed(t testing.TB, call func()) string {
+// snowOf is the world's argument as main.go has it after its check.
+func snowOf(t testing.TB, w *lab.World) servicenow {
 	t.Helper()
-	file, err := os.CreateTemp(t.TempDir(), "stdout")
+	snow, err := checked(servicenow(w.Snow))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer file.Close()
-	stdout := os.Stdout
-	os.Stdout = file
-	defer func() { os.Stdout = stdout }()
-	call()
-	text, err := os.ReadFile(file.Name())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
+	return snow
 }
 
-// checkSecrets fails the test if text has a secret in it, in whatever guise, or
-// the beginning of one.
-func (w *world) checkSecrets(t testing.TB, text string) {
-	t.Helper()
-	secrets := append([]string{password, clientSecret, jobToken}, w.secrets...)
-	for _, secret := range append(secrets, w.instance.Issued()...) {
-		for _, guise := range []string{
-			secret, secret[:6], url.QueryEscape(secret), url.PathEscape(secret), html.EscapeString(secret),
-			strconv.Quote(secret), base64.StdEncoding.EncodeToString([]byte(secret)), hex.EncodeToString([]byte(secret)),
-		} {
-			if strings.Contains(strings.ToLower(text), strings.ToLower(guise)) {
-				t.Errorf("printed the secret %q as %q:\n%s", secret, guise, text)
-			}
-		}
-	}
-}
-
-// checkLines fails the test unless log has as many lines as there are patterns,
-// each matching its own.
-func checkLines(t testing.TB, log string, patterns ...string) {
-	t.Helper()
-	lines := strings.Split(strings.TrimSpace(log), "\n")
-	for i, pattern := range patterns {
-		if i < len(lines) && !regexp.MustCompile("^"+pattern+"$").MatchString(lines[i]) {
-			t.Errorf("line %d = %q; want %s", i+1, lines[i], pattern)
-		}
-	}
-	if len(lines) != len(patterns) {
-		t.Errorf("%d lines; want %d:\n%s", len(lines), len(patterns), log)
-	}
-}
-
-// checkWords fails the test unless text has all words in it.
-func checkWords(t testing.TB, text string, words ...string) {
-	t.Helper()
-	for _, word := range words {
-		if !strings.Contains(text, word) {
-			t.Errorf("no %q in:\n%s", word, text)
-		}
-	}
-}
-
-// names lists calls as method, action and status.
-func names(calls []wire.Call) []string {
-	var list []string
-	for _, call := range calls {
-		path := strings.TrimPrefix(call.Path, "/api/w/test%20workspace/resources/")
-		list = append(list, fmt.Sprintf("%s %s %d", call.Method, path, call.Status))
-	}
-	return list
-}
-
-// The calls of a run to Windmill, by name.
+// The lines that runs print.
 const (
-	escapedPath = "f%2FServiceNow%2Fsnow_token_cache"
-	readFound   = "GET get_value_interpolated/" + escapedPath + " 200"
-	readNothing = "GET get_value_interpolated/" + escapedPath + " 404"
-	created     = "POST create?update_if_exists=true 201"
-	updated     = "POST update_value/" + escapedPath + " 200"
+	lineOwn     = `Run on its own, by (a schedule|hand or webhook): asking ServiceNow, whatever is cached\.`
+	lineNothing = `Nothing cached yet in f/ServiceNow/snow_token_cache: logging in\.`
+	lineExpired = `The token in f/ServiceNow/snow_token_cache has expired or is about to: logging in\.`
+	lineOthers  = `The record in f/ServiceNow/snow_token_cache is of another instance or user, or from another script: replacing it\. .+`
+	lineLogin   = `http://127\.0\.0\.1:\d+ accepted the login of "svc user" and gave a token valid for (30m0s|29m5\ds)\.`
+	lineStored  = `Stored it in f/ServiceNow/snow_token_cache\.`
+	lineReused  = `Reused the token of "svc user" at http://127\.0\.0\.1:\d+: f/ServiceNow/snow_token_cache has it, valid for another \d.+\.`
+	lineWaits   = `Job ".+" is logging in: waiting for it\.`
 )
 
-// checkCalls fails the test unless the run called Windmill like that, and
-// ServiceNow as often.
-func checkCalls(t testing.TB, r ran, logins int, calls ...string) {
-	t.Helper()
-	if diff := cmp.Diff(calls, names(r.windmill)); diff != "" {
-		t.Errorf("calls to Windmill mismatch (-want +got):\n%s", diff)
-	}
-	if len(r.logins) != logins {
-		t.Errorf("%d logins; want %d: %v", len(r.logins), logins, names(r.logins))
-	}
-}
+// main, and who started it.
 
-// plant puts a value into the cache.
-func (w *world) plant(t testing.TB, value any) {
-	t.Helper()
-	encoded, err := json.Marshal(value)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.workspace.SetResource(cachePath, windmill.Resource{Type: cacheType, Value: encoded})
-}
-
-// sealed returns a record for the world's credentials.
-func (w *world) sealed(t testing.TB, token string, lifetime time.Duration) record {
-	t.Helper()
-	return w.seal(t, token, time.Now().Add(lifetime).Unix())
-}
-
-// seal returns the record of a token and its expiry in Unix seconds.
-func (w *world) seal(t testing.TB, token string, expiresAt int64) record {
-	t.Helper()
-	snow := w.snow
-	if err := snow.check(); err != nil {
-		t.Fatal(err)
-	}
-	return record{token, expiresAt, snow.seal(token, expiresAt)}
-}
-
-// cached returns what the cache holds, by the fields that it must have and no others.
-func (w *world) cached(t testing.TB) (cached record, found bool) {
-	t.Helper()
-	resource, found := w.workspace.Resource(cachePath)
-	if !found {
-		return record{}, false
-	}
-	decoder := json.NewDecoder(strings.NewReader(string(resource.Value)))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&cached); err != nil {
-		t.Fatalf("the cache holds %s: %v", resource.Value, err)
-	}
-	return cached, true
-}
-
-// checkCached fails the test unless the cache holds a sealed record of a token
-// that ServiceNow accepts, for half an hour, and that the Python script would use.
-func (w *world) checkCached(t testing.TB) record {
-	t.Helper()
-	cached, found := w.cached(t)
-	if !found {
-		t.Fatal("nothing cached")
-	}
-	if !w.instance.Valid(cached.Token) {
-		t.Errorf("ServiceNow does not accept the cached token")
-	}
-	if lasts := time.Until(time.Unix(cached.ExpiresAt, 0)); lasts < 29*time.Minute || lasts > 30*time.Minute {
-		t.Errorf("the cached token lasts %s; want half an hour", lasts)
-	}
-	if diff := cmp.Diff(w.seal(t, cached.Token, cached.ExpiresAt), cached); diff != "" {
-		t.Errorf("cached record mismatch (-want +got):\n%s", diff)
-	}
-	// As the Python script reads it: cache["token"] if cache["expires_at"] > time.time() + 60.
-	resource, _ := w.workspace.Resource(cachePath)
-	var python map[string]any
-	if err := json.Unmarshal(resource.Value, &python); err != nil {
-		t.Fatal(err)
-	}
-	expiresAt, number := python["expires_at"].(float64)
-	if python["token"] != cached.Token || !number || expiresAt <= float64(time.Now().UnixNano())/1e9+60 || expiresAt != math.Trunc(expiresAt) {
-		t.Errorf("the Python script would not use this record: %s", resource.Value)
-	}
-	return cached
-}
-
-const (
-	lineNone   = `No usable token in f/ServiceNow/snow_token_cache: .+\.`
-	lineLogin  = `http://127\.0\.0\.1:\d+ accepted the login of "svc user" and gave a token valid for (30m0s|29m5\ds)\.`
-	lineStored = `Stored it in f/ServiceNow/snow_token_cache\.`
-	lineFound  = `Found a token in f/ServiceNow/snow_token_cache, valid for another \d.+\.`
-	lineReused = `Reused it: ServiceNow was not asked\.`
-)
-
-func TestTheThreeUses(t *testing.T) {
+func TestMainServesItsThreeUses(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := lab.New(t)
 
-	r := w.run(t)
-	if r.result != `"OK"` {
-		t.Fatalf("standalone: result = %s; want \"OK\"\n%s", r.result, r.log)
+	r := w.Run(t, lab.ByHand)
+	if !r.OK() {
+		t.Fatalf("by hand: result = %s; want \"OK\"\n%s", r.Result, r.Log)
 	}
-	checkLines(t, r.log, lineNone, lineLogin, lineStored)
-	checkCalls(t, r, 1, readNothing, readNothing, created, readFound)
-	first := w.checkCached(t)
-	if resource, _ := w.workspace.Resource(cachePath); resource.Type != "state" {
+	lab.CheckLines(t, r.Log, lineOwn, lineLogin, lineStored)
+	lab.CheckCalls(t, r, 1, lab.ReadNothing, lab.ReadNothing, lab.Created, lab.ReadFound, lab.ReadFound, lab.Updated)
+	first := w.CheckCached(t)
+	if resource, _ := w.Workspace.Resource(cachePath); resource.Type != "state" {
 		t.Errorf("the cache's resource type is %q; want state", resource.Type)
 	}
 
-	r = w.run(t, "WM_FLOW_PATH=f/ServiceNow/flow", "WM_FLOW_STEP_ID=a")
-	if r.result != `"OK"` {
-		t.Errorf("flow step: result = %s; want \"OK\"", r.result)
+	r = w.Run(t, lab.FlowStep)
+	if !r.OK() {
+		t.Errorf("flow step: result = %s; want \"OK\"", r.Result)
 	}
-	checkLines(t, r.log, lineFound, lineReused)
-	checkCalls(t, r, 0, readFound)
-	if second := w.checkCached(t); second != first {
+	lab.CheckLines(t, r.Log, lineReused)
+	lab.CheckCalls(t, r, 0, lab.ReadFound)
+	if second := w.CheckCached(t); second != first {
 		t.Error("the flow step changed the record")
 	}
 
-	r = w.run(t, scheduled)
-	if r.result != `"OK"` {
-		t.Errorf("schedule: result = %s; want \"OK\"", r.result)
+	r = w.Run(t, lab.Schedule)
+	if !r.OK() {
+		t.Errorf("schedule: result = %s; want \"OK\"", r.Result)
 	}
-	checkLines(t, r.log, lineLogin, lineStored)
-	checkCalls(t, r, 1, readFound, updated, readFound)
-	w.checkCached(t)
+	lab.CheckLines(t, r.Log, lineOwn, lineLogin, lineStored)
+	lab.CheckCalls(t, r, 1, lab.LoginCalls...)
+	w.CheckCached(t)
 }
 
-func TestOutsideWindmillItVerifiesTheCredentialsOnly(t *testing.T) {
+func TestMainReusesTheTokenIfAJobCalledIt(t *testing.T) {
+	t.Parallel()
+	const flow = lab.FlowPath
+	for _, test := range []struct {
+		name   string
+		origin []string
+		own    string // who started the run; "" where it must reuse the token
+	}{
+		{"by hand", windmill.ByHand(), "hand or webhook"},
+		{"by the test of a step in the flow editor", windmill.ByFlowEditor(flow), "hand or webhook"},
+		{"by a schedule", windmill.BySchedule(lab.SchedulePath), "a schedule"},
+		{"by a schedule with a retry", windmill.ByWrappedSchedule(lab.SchedulePath, lab.ScriptPath), "a schedule"},
+		{"as a step of a flow", windmill.StepOfFlow(flow, "a"), ""},
+		{"as a step of a scheduled flow", windmill.StepOfScheduledFlow(flow, "a", "f/ServiceNow/nightly"), ""},
+		{"as a step on an agent worker, which knows no flow's path", append(windmill.StepOfFlow(flow, "a"), "WM_FLOW_PATH="), ""},
+		{"by another script", windmill.ByScript("f/other/script"), ""},
+		{"where the environment does not say", []string{"WM_JOB_ID="}, ""},
+		{"by a schedule, where the environment does not say", append(windmill.BySchedule(lab.SchedulePath), "WM_JOB_ID="), ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			w := lab.New(t)
+			// A revoked token, which nothing in the record shows.
+			w.Plant(t, w.Sealed("revoked-token", 20*time.Minute))
+			r := w.Run(t, test.origin)
+			if !r.OK() {
+				t.Errorf("result = %s; want \"OK\"\n%s", r.Result, r.Log)
+			}
+			if test.own == "" {
+				lab.CheckLines(t, r.Log, lineReused)
+				lab.CheckCalls(t, r, 0, lab.ReadFound)
+				return
+			}
+			lab.CheckLines(t, r.Log, "Run on its own, by "+test.own+": .+", lineLogin, lineStored)
+			lab.CheckCalls(t, r, 1, lab.LoginCalls...)
+			w.CheckCached(t)
+		})
+	}
+}
+
+func TestMainOutsideWindmillVerifiesTheCredentialsOnly(t *testing.T) {
 	t.Parallel()
 	for name, env := range map[string][]string{
 		"no address":          {"BASE_INTERNAL_URL="},
 		"no token":            {"WM_TOKEN="},
 		"neither":             {"BASE_INTERNAL_URL=", "WM_TOKEN="},
-		"neither, a schedule": {"BASE_INTERNAL_URL=", "WM_TOKEN=", scheduled},
+		"neither, a schedule": {"BASE_INTERNAL_URL=", "WM_TOKEN=", "WM_SCHEDULE_PATH=f/ServiceNow/warm_token"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t)
-			r := w.run(t, env...)
-			if r.result != `"OK"` {
-				t.Errorf("result = %s; want \"OK\"", r.result)
+			w := lab.New(t)
+			r := w.Run(t, lab.ByHand, env...)
+			if !r.OK() {
+				t.Errorf("result = %s; want \"OK\"", r.Result)
 			}
-			checkLines(t, r.log, lineLogin, "Nothing was cached: .+")
-			checkCalls(t, r, 1)
+			lab.CheckLines(t, r.Log, lineLogin, "Nothing was cached: .+")
+			lab.CheckCalls(t, r, 1)
+
+			w.Instance.SetAccount(w.Account, false)
+			r = w.Run(t, lab.ByHand, env...)
+			if r.Result != "" || !strings.Contains(r.Log, "answered 401") {
+				t.Errorf("refused: result = %s; want a failure with 401\n%s", r.Result, r.Log)
+			}
 		})
 	}
 }
 
-func TestTheLoginIsAFormInTheBodyAndNothingElse(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.instance.SetFault(func(n int, rw http.ResponseWriter, _ *http.Request) bool {
-		rw.Header().Set("Set-Cookie", "JSESSIONID=1; Path=/") // a session that must not be carried on
-		if n == 1 {
-			rw.WriteHeader(http.StatusServiceUnavailable)
-		}
-		return n == 1
-	})
-	r := w.run(t)
-	if len(r.logins) != 2 {
-		t.Fatalf("%d logins; want 2\n%s", len(r.logins), r.log)
-	}
-	for _, login := range r.logins {
-		if login.Method != "POST" || login.Path != "/oauth_token.do" {
-			t.Errorf("asked %s %s; want POST /oauth_token.do", login.Method, login.Path)
-		}
-		form, err := url.ParseQuery(login.Body)
-		if err != nil {
-			t.Error(err)
-		}
-		want := url.Values{
-			"grant_type": {"password"}, "client_id": {"client&id"}, "client_secret": {clientSecret},
-			"username": {"svc user"}, "password": {password},
-		}
-		if diff := cmp.Diff(want, form); diff != "" {
-			t.Errorf("form mismatch (-want +got):\n%s", diff)
-		}
-		for header, want := range map[string]string{
-			"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json", "Authorization": "", "Cookie": "",
-		} {
-			if got := login.Header.Get(header); got != want {
-				t.Errorf("%s = %q; want %q", header, got, want)
-			}
-		}
-	}
-}
+// The input.
 
-func TestEveryEmptyFieldIsNamedAndNothingIsSent(t *testing.T) {
+func TestInputNamesEveryEmptyFieldAndSendsNothing(t *testing.T) {
 	t.Parallel()
 	all := []string{"instance_url", "client_id", "client_secret", "username", "password"}
 	for name, empty := range map[string][]string{
@@ -495,35 +221,35 @@ func TestEveryEmptyFieldIsNamedAndNothingIsSent(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t)
+			w := lab.New(t)
 			fields := map[string]*string{
-				"instance_url": &w.snow.InstanceURL, "client_id": &w.snow.ClientID, "client_secret": &w.snow.ClientSecret,
-				"username": &w.snow.Username, "password": &w.snow.Password,
+				"instance_url": &w.Snow.InstanceURL, "client_id": &w.Snow.ClientID, "client_secret": &w.Snow.ClientSecret,
+				"username": &w.Snow.Username, "password": &w.Snow.Password,
 			}
 			for i, field := range empty {
 				*fields[field] = strings.Repeat(" \t", i) // blanks are nothing, too
 			}
-			r := w.run(t)
-			if r.result != "" {
-				t.Errorf("result = %s; want a failure", r.result)
+			r := w.Run(t, lab.FlowStep)
+			if r.Result != "" {
+				t.Errorf("result = %s; want a failure", r.Result)
 			}
-			checkLines(t, r.log, "the servicenow resource has nothing in "+strings.Join(empty, ", ")+": fill in every field")
-			checkCalls(t, r, 0)
+			lab.CheckLines(t, r.Log, "the servicenow resource has nothing in "+strings.Join(empty, ", ")+": fill in every field")
+			lab.CheckCalls(t, r, 0)
 		})
 	}
 }
 
-func TestABadAddressIsAnErrorAndNothingIsSent(t *testing.T) {
+func TestInputWithABadAddressSendsNothing(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	w.snow.InstanceURL = "https://admin:Us3rInf0@dev12345.service-now.com"
-	w.secrets = []string{"admin:Us3rInf0", "Us3rInf0"}
-	r := w.run(t)
-	if r.result != "" {
-		t.Errorf("result = %s; want a failure", r.result)
+	w := lab.New(t)
+	w.Snow.InstanceURL = "https://admin:Us3rInf0@dev12345.service-now.com"
+	w.Secrets = []string{"admin:Us3rInf0", "Us3rInf0"}
+	r := w.Run(t, lab.FlowStep)
+	if r.Result != "" {
+		t.Errorf("result = %s; want a failure", r.Result)
 	}
-	checkWords(t, r.log, "instance_url", "https://dev12345.service-now.com")
-	checkCalls(t, r, 0)
+	lab.CheckWords(t, r.Log, "instance_url", "https://dev12345.service-now.com", "without any path")
+	lab.CheckCalls(t, r, 0)
 }
 
 func TestInstanceAddress(t *testing.T) {
@@ -566,11 +292,15 @@ func TestInstanceAddress(t *testing.T) {
 		{"a fragment", "https://dev12345.service-now.com/#top", ""},
 		{"a page copied from the browser", "https://dev12345.service-now.com/nav_to.do?uri=home.do", ""},
 		{"a page without a query", "https://dev12345.service-now.com/nav_to.do", ""},
+		{"a page of today's", "https://dev12345.service-now.com/now/nav/ui/home", ""},
+		{"a page without a scheme", "DEV12345.service-now.com/now/nav/ui/home", ""},
+		{"a path at an instance", "https://dev12345.service-now.com/snow", ""},
+		{"a page of a custom domain", "https://it.example.com/nav_to.do", ""},
 		{"the token endpoint itself", "https://dev12345.service-now.com/oauth_token.do", ""},
 		{"a user", "https://admin@dev12345.service-now.com", ""},
 		{"a user and password", "https://admin:secret@dev12345.service-now.com", ""},
 		{"a bare host with a user", "admin:secret@dev12345.service-now.com", ""},
-		{"an escaped at sign in a path", "https://gw.example.com/%40", ""},
+		{"an at sign in a path", "https://gw.example.com/@", ""},
 		{"a password with a slash", "https://admin:12/34@dev12345.service-now.com", ""},
 		{"no host", "https://", ""},
 		{"no host but a port", "https://:443", ""},
@@ -581,8 +311,10 @@ func TestInstanceAddress(t *testing.T) {
 		{"a port that is no number", "https://dev12345.service-now.com:https", ""},
 		{"a control character", "https://dev12345\x00.service-now.com", ""},
 		{"a line break in the host", "https://dev12345\n.service-now.com", ""},
-		{"a line break in the path", "https://dev12345.service-now.com/a\r\nb", ""},
-		{"a control character beyond ASCII in the path", "https://dev12345.service-now.com/a\u0085b", ""},
+		{"a line break in the path", "https://gw.example.com/a\r\nb", ""},
+		{"a control character beyond ASCII in the path", "https://gw.example.com/a\u0085b", ""},
+		{"a broken escape in the path", "https://gw.example.com/a%4", ""},
+		{"brackets around no address", "https://[1:2]", ""},
 		{"a blank in the host", "dev 12345", ""},
 		{"a backslash", `https://dev12345.service-now.com\.example.com`, ""},
 		{"an escape in the host", "https://dev%2e12345.service-now.com", ""},
@@ -605,1425 +337,23 @@ func TestInstanceAddress(t *testing.T) {
 	}
 }
 
-func TestAPathPrefixIsKept(t *testing.T) {
+func TestInstanceAddressKeepsAPathPrefix(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	gateway := serve(t, http.StripPrefix("/snow/prod", w.instance))
-	w.snow.InstanceURL = " " + gateway + "/snow/prod/ "
-	if r := w.run(t); r.result != `"OK"` {
-		t.Errorf("result = %s; want \"OK\"\n%s", r.result, r.log)
+	w := lab.New(t)
+	gateway := lab.Serve(t, http.StripPrefix("/snow/prod", w.Instance))
+	w.Snow.InstanceURL = " " + gateway + "/snow/prod/ "
+	if r := w.Run(t, lab.FlowStep); !r.OK() {
+		t.Errorf("result = %s; want \"OK\"\n%s", r.Result, r.Log)
 	}
-	w.checkCached(t)
+	w.CheckCached(t)
 }
 
-func TestARecordThatIsNotForTheseCredentialsIsAMiss(t *testing.T) {
+func TestInstanceAddressInAnotherSpellingSharesTheCache(t *testing.T) {
 	t.Parallel()
-	const hour = time.Hour
-	// of returns a good record for the credentials as change makes them.
-	of := func(change func(*servicenow)) func(*testing.T, *world) any {
-		return func(t *testing.T, w *world) any {
-			other := *w
-			change(&other.snow)
-			return other.sealed(t, "other", hour)
-		}
-	}
-	for _, test := range []struct {
-		name  string
-		plant func(t *testing.T, w *world) any
-	}{
-		{"of another instance", of(func(snow *servicenow) { snow.InstanceURL = "https://other.service-now.com" })},
-		{"of another application", of(func(snow *servicenow) { snow.ClientID = "other" })},
-		{"of another client secret", of(func(snow *servicenow) { snow.ClientSecret = "other" })},
-		{"of another user", of(func(snow *servicenow) { snow.Username = "other" })},
-		{"of another password", of(func(snow *servicenow) { snow.Password = "other" })},
-		{"whose fields flow into each other", of(func(snow *servicenow) {
-			snow.Username, snow.Password = snow.Username+snow.Password[:1], snow.Password[1:]
-		})},
-		{"whose expiry was stretched", func(t *testing.T, w *world) any {
-			r := w.sealed(t, "stretched", time.Minute)
-			r.ExpiresAt += 3600
-			return r
-		}},
-		{"whose token was planted", func(t *testing.T, w *world) any {
-			r := w.sealed(t, "sealed", hour)
-			r.Token = "planted"
-			return r
-		}},
-		{"whose seal was cut", func(t *testing.T, w *world) any {
-			r := w.sealed(t, "sealed", hour)
-			r.Seal = r.Seal[:32]
-			return r
-		}},
-		{"by the Python script", func(t *testing.T, w *world) any {
-			return map[string]any{"token": "by-python", "expires_at": float64(time.Now().Unix()) + 1799.25}
-		}},
-		{"that has expired", func(t *testing.T, w *world) any { return w.sealed(t, "expired", -time.Minute) }},
-		{"that is about to expire", func(t *testing.T, w *world) any { return w.sealed(t, "expiring", 59*time.Second) }},
-		{"null", func(*testing.T, *world) any { return nil }},
-		{"a string", func(*testing.T, *world) any { return "token" }},
-		{"a list", func(*testing.T, *world) any { return []int{1} }},
-		{"an empty object", func(*testing.T, *world) any { return struct{}{} }},
-		{"of wrong types", func(*testing.T, *world) any {
-			return map[string]any{"token": 1, "expires_at": "never", "seal": true}
-		}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t)
-			w.plant(t, test.plant(t, w))
-			r := w.run(t)
-			if r.result != `"OK"` {
-				t.Errorf("result = %s; want \"OK\"", r.result)
-			}
-			checkLines(t, r.log, lineNone, lineLogin, lineStored)
-			checkCalls(t, r, 1, readFound, readFound, updated, readFound)
-			w.checkCached(t)
-		})
-	}
-}
-
-func TestARecordIsUsableUntilAMinuteBeforeItsExpiry(t *testing.T) {
-	expiry := time.Unix(1_800_000_000, 0)
-	for _, test := range []struct {
-		left time.Duration
-		want bool
-	}{
-		{time.Hour, true},
-		{61 * time.Second, true},
-		{60*time.Second + time.Nanosecond, true},
-		{60 * time.Second, false},
-		{59 * time.Second, false},
-		{0, false},
-		{-time.Hour, false},
-	} {
-		r := record{ExpiresAt: expiry.Unix()}
-		if got := r.usable(expiry.Add(-test.left)); got != test.want {
-			t.Errorf("usable with %s left = %t; want %t", test.left, got, test.want)
-		}
-		// The Python script's condition: expires_at > time.time() + 60, a float.
-		python := float64(r.ExpiresAt) > float64(expiry.Add(-test.left).UnixNano())/1e9+60
-		if test.left%time.Second == 0 && python != test.want {
-			t.Errorf("the Python script would say %t with %s left; want %t", python, test.left, test.want)
-		}
-	}
-}
-
-func TestTheBoundaryToTheSecondOnTheWire(t *testing.T) {
-	w := newWorld(t)
-	planted := w.sealed(t, "planted-token", time.Hour)
-	for left, logins := range map[int64]int{61: 0, 60: 1} {
-		w.plant(t, planted)
-		setClock(t, func() time.Time { return time.Unix(planted.ExpiresAt-left, 999_999_999-999_999_999*(left%2)) })
-		w.instance.TakeCalls()
-		w.callMain(t, nil)
-		if got := len(w.instance.TakeCalls()); got != logins {
-			t.Errorf("%d logins with %d s left; want %d", got, left, logins)
-		}
-	}
-}
-
-func TestAScheduledRunAsksThoughTheCacheIsGood(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	// A revoked token, which nothing in the record shows.
-	w.plant(t, w.sealed(t, "revoked-token", 20*time.Minute))
-	r := w.run(t, scheduled)
-	if r.result != `"OK"` {
-		t.Errorf("result = %s; want \"OK\"", r.result)
-	}
-	checkCalls(t, r, 1, readFound, updated, readFound)
-	w.checkCached(t)
-
-	// A changed password is noticed at once, and the record stays as it was.
-	before := w.checkCached(t)
-	w.instance.SetAccount(w.account, false)
-	r = w.run(t, scheduled)
-	if r.result != "" || !strings.Contains(r.log, "answered 401") {
-		t.Errorf("result = %s; want a failure with 401\n%s", r.result, r.log)
-	}
-	checkCalls(t, r, 1)
-	if cached, _ := w.cached(t); cached != before {
-		t.Error("the refused login changed the record")
-	}
-}
-
-func TestALifetimeCountsFromBeforeTheRequest(t *testing.T) {
-	w := newWorld(t)
-	clock := time.Unix(1_800_000_000, 999_999_999)
-	setClock(t, func() time.Time { return clock })
-	w.instance.SetFault(func(int, http.ResponseWriter, *http.Request) bool {
-		clock = clock.Add(10 * time.Second) // a slow answer
-		return false
-	})
-	w.callMain(t, nil)
-	if cached, _ := w.cached(t); cached.ExpiresAt != 1_800_001_800 {
-		t.Errorf("expires_at = %d; want 1800 s after the request was sent, 1800001800", cached.ExpiresAt)
-	}
-}
-
-func TestAWindmillThatCannotBeReadIsAMiss(t *testing.T) {
-	t.Parallel()
-	text := func(status int, body string) wire.Fault { return reply(status, "text/plain", body) }
-	for _, test := range []struct {
-		name  string
-		fault wire.Fault
-		word  string
-	}{
-		{"not authorized", text(401, "Not authorized: sentinel-body"), `got "Not authorized" from Windmill`},
-		{"forbidden", text(403, "Permission denied: sentinel-body"), `got "Permission denied" from Windmill`},
-		{"failing", text(500, "SqlErr: sentinel-body"), `got "SqlErr" from Windmill`},
-		{"failing without a word", text(500, ""), "could not understand Windmill's answer"},
-		{"failing in its own words", text(500, "sentinel-body"), "could not understand Windmill's answer"},
-		{"HTML with 200", reply(200, "text/html", "<html>sentinel-body</html>"), "could not understand Windmill's answer"},
-		{"nothing with 200", reply(200, "", ""), "could not understand Windmill's answer"},
-		{"no content", reply(204, "application/json", ""), "could not understand Windmill's answer"},
-		{"garbage with 200", reply(200, "application/json", `{"token": sentinel-body`), "could not understand Windmill's answer"},
-		{"a redirect", reply(302, "text/html", "sentinel-body"), "could not understand Windmill's answer"},
-		{"a connection reset", reset, "could not reach Windmill"},
-		{"half an answer", half, "could not understand Windmill's answer"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t)
-			w.secrets = []string{"sentinel-body"}
-			w.workspace.SetFault(func(n int, rw http.ResponseWriter, r *http.Request) bool {
-				return n == 1 && test.fault(n, rw, r)
-			})
-			r := w.run(t)
-			if r.result != `"OK"` {
-				t.Errorf("result = %s; want \"OK\"", r.result)
-			}
-			checkLines(t, r.log, regexp.QuoteMeta("No usable token in "+cachePath+": "+test.word+"."), lineLogin, lineStored)
-			w.checkCached(t)
-		})
-	}
-}
-
-func TestATokenThatCannotBeStoredFailsTheRun(t *testing.T) {
-	t.Parallel()
-	for _, test := range []struct {
-		name  string
-		spoil func(t *testing.T, w *world)
-		words []string
-	}{
-		{"no folder", func(t *testing.T, w *world) {
-			w.workspace = &windmill.Workspace{Name: w.workspace.Name}
-			w.workspace.AddToken(w.token, windmill.Rights{Read: true, Write: true})
-			w.worker.Workspace, w.worker.BaseURL = w.workspace, serve(t, w.workspace)
-		}, []string{`"Not authorized"`}},
-		{"no right to write, nothing there", func(t *testing.T, w *world) {
-			w.workspace.AddToken(w.token, windmill.Rights{Read: true})
-		}, []string{`"Not authorized"`}},
-		{"no right to write, an old record there", func(t *testing.T, w *world) {
-			w.workspace.AddToken(w.token, windmill.Rights{Read: true})
-			w.plant(t, w.sealed(t, "old-token", 15*time.Minute))
-		}, []string{`"Not found"`}},
-		{"an old server that stores nothing, an old record there", func(t *testing.T, w *world) {
-			w.workspace.AddToken(w.token, windmill.Rights{Read: true})
-			w.workspace.Old = true
-			w.plant(t, w.sealed(t, "old-token", 15*time.Minute))
-		}, []string{"older record"}},
-		{"an old server that stores nothing, an expired record there", func(t *testing.T, w *world) {
-			w.workspace.AddToken(w.token, windmill.Rights{Read: true})
-			w.workspace.Old = true
-			w.plant(t, w.sealed(t, "old-token", -time.Minute))
-		}, []string{"older record"}},
-		{"an old server that stores nothing, the Python script's record there", func(t *testing.T, w *world) {
-			w.workspace.AddToken(w.token, windmill.Rights{Read: true})
-			w.workspace.Old = true
-			w.plant(t, map[string]any{"token": "by-python", "expires_at": time.Now().Unix() + 1800})
-		}, []string{"no record from this script"}},
-		{"an unknown workspace token", func(t *testing.T, w *world) { w.token = "Wm5-workspace-token-gone" }, []string{`"Unauthorized"`}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t)
-			test.spoil(t, w)
-			before, _ := w.workspace.Resource(cachePath)
-			r := w.run(t, scheduled)
-			if r.result != "" {
-				t.Errorf("result = %s; want a failure", r.result)
-			}
-			if len(r.logins) != 1 {
-				t.Errorf("%d logins; want 1", len(r.logins))
-			}
-			checkWords(t, r.log, append(test.words, cachePath, "folder f/ServiceNow exists", "schedule", "may write")...)
-			after, _ := w.workspace.Resource(cachePath)
-			if diff := cmp.Diff(string(before.Value), string(after.Value)); diff != "" {
-				t.Errorf("record mismatch (-before +after):\n%s", diff)
-			}
-		})
-	}
-}
-
-func TestARecordOfAJobAtTheSameTimeIsAsGood(t *testing.T) {
-	t.Parallel()
-	for _, test := range []struct {
-		name    string
-		later   int64 // seconds by which the other's record expires after ours
-		ok      bool
-		someone string // whose the other record is
-	}{
-		{"stored a moment after", 5, true, ""},
-		{"stored a moment before", -5, true, ""},
-		{"stored almost a run's length before", -57, true, ""},
-		{"from before the run", -58, false, ""},
-		{"of another user", 5, false, "somebody else"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t)
-			w.workspace.SetFault(func(n int, _ http.ResponseWriter, _ *http.Request) bool {
-				if n == 4 { // the read back
-					ours, _ := w.cached(t)
-					other := *w
-					if test.someone != "" {
-						other.snow.Username = test.someone
-					}
-					w.plant(t, other.seal(t, "other-token", ours.ExpiresAt+test.later))
-				}
-				return false
-			})
-			r := w.run(t)
-			if ok := r.result == `"OK"`; ok != test.ok {
-				t.Errorf("result = %s; want success %t\n%s", r.result, test.ok, r.log)
-			}
-		})
-	}
-}
-
-func TestAskingLeavesTimeForStoring(t *testing.T) {
-	w := newWorld(t)
-	w.instance.SetFault(hang(""))
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second+300*time.Millisecond)
-	defer cancel()
-	process.Lock()
-	defer process.Unlock()
-	printed(t, func() {
-		if _, err := askServiceNow(ctx, w.snow); err == nil || !strings.Contains(err.Error(), "did not answer in time") {
-			t.Errorf("askServiceNow = %v; want a timeout", err)
-		}
-	})
-	if end, _ := ctx.Deadline(); time.Until(end) < 9*time.Second {
-		t.Errorf("%s left for storing; want 10 s", time.Until(end))
-	}
-}
-
-func TestATokenWithAShortLifeIsStoredAllTheSame(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.instance.Lifetime = 30 * time.Second
-	r := w.run(t)
-	if r.result != `"OK"` {
-		t.Errorf("result = %s; want \"OK\"\n%s", r.result, r.log)
-	}
-	if cached, _ := w.cached(t); !w.instance.Valid(cached.Token) {
-		t.Error("the token is not cached")
-	}
-	if r = w.run(t); len(r.logins) != 1 {
-		t.Errorf("%d logins of the next run; want 1", len(r.logins))
-	}
-}
-
-func TestAnotherSpellingOfTheInstanceSharesTheCache(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.run(t)
-	w.snow.InstanceURL = " " + strings.ToUpper(w.snow.InstanceURL) + "/"
-	checkCalls(t, w.run(t), 0, readFound)
-}
-
-func TestGetToken(t *testing.T) {
-	w := newWorld(t)
-	get := func() (token, log string, err error) {
-		w.setenv(t)
-		process.Lock()
-		defer process.Unlock()
-		log = printed(t, func() { token, err = GetToken(w.snow) })
-		w.checkSecrets(t, log)
-		return token, log, err
-	}
-
-	token, log, err := get()
-	if err != nil || !w.instance.Valid(token) {
-		t.Errorf("GetToken = a token that is valid: %t, %v; want a valid one", w.instance.Valid(token), err)
-	}
-	checkLines(t, log, lineNone, lineLogin, lineStored)
-
-	again, log, err := get()
-	if err != nil || again != token {
-		t.Errorf("GetToken with a warm cache = the same token: %t, %v; want the same", again == token, err)
-	}
-	checkLines(t, log, lineFound, lineReused)
-
-	w.workspace.AddToken(w.token, windmill.Rights{})
-	token, log, err = get()
-	if err != nil || !w.instance.Valid(token) {
-		t.Errorf("GetToken without a cache = a token that is valid: %t, %v; want a valid one", w.instance.Valid(token), err)
-	}
-	checkLines(t, log, lineNone, lineLogin, "Warning: the token is not stored in .+")
-
-	w.instance.SetAccount(w.account, false)
-	token, _, err = get()
-	if err == nil || token != "" {
-		t.Errorf("GetToken with a refused login = %q, %v; want an error", token, err)
-	}
-
-	w.snow.Password = ""
-	token, _, err = get()
-	if err == nil || token != "" {
-		t.Errorf("GetToken without a password = %q, %v; want an error", token, err)
-	}
-}
-
-func TestRetryPause(t *testing.T) {
-	clock := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	for _, test := range []struct {
-		name    string
-		attempt int
-		failed  fault
-		jitter  float64
-		pause   time.Duration
-		again   bool
-	}{
-		{"a rate limit", 1, fault{status: 429}, 0, 500 * time.Millisecond, true},
-		{"a bad gateway", 1, fault{status: 502}, 0, 500 * time.Millisecond, true},
-		{"an unavailable instance", 1, fault{status: 503}, 0, 500 * time.Millisecond, true},
-		{"a gateway's timeout", 1, fault{status: 504}, 0, 500 * time.Millisecond, true},
-		{"jitter", 1, fault{status: 503}, 0.5, 750 * time.Millisecond, true},
-		{"a second pause", 2, fault{status: 503}, 0, time.Second, true},
-		{"a second pause with jitter", 2, fault{status: 503}, 0.5, 1500 * time.Millisecond, true},
-		{"no third", 3, fault{status: 503}, 0, 0, false},
-		{"a deadline", 1, fault{cause: context.DeadlineExceeded}, 0, 500 * time.Millisecond, true},
-		{"a refused connection", 1, fault{cause: dialError(t)}, 0, 500 * time.Millisecond, true},
-		{"a Retry-After of seconds", 1, fault{status: 429, retryAfter: "3"}, 0, 3 * time.Second, true},
-		{"a Retry-After below the pause", 2, fault{status: 429, retryAfter: "1"}, 0.9, 1900 * time.Millisecond, true},
-		{"a Retry-After too long to wait", 1, fault{status: 429, retryAfter: "3600"}, 0, 5 * time.Second, true},
-		{"a Retry-After of a date", 1, fault{status: 503, retryAfter: "Fri, 02 Jan 2026 03:04:09 GMT"}, 0, 4 * time.Second, true},
-		{"a Retry-After of a far date", 1, fault{status: 503, retryAfter: "Fri, 02 Jan 2099 03:04:09 GMT"}, 0, 5 * time.Second, true},
-		{"a Retry-After of a past date", 1, fault{status: 503, retryAfter: "Fri, 02 Jan 2015 03:04:09 GMT"}, 0, 500 * time.Millisecond, true},
-		{"a Retry-After that is none", 1, fault{status: 503, retryAfter: "-1"}, 0, 500 * time.Millisecond, true},
-		{"a refusal", 1, fault{status: 401}, 0, 0, false},
-		{"a refusal with Retry-After", 1, fault{status: 401, retryAfter: "1"}, 0, 0, false},
-		{"a block", 1, fault{status: 403}, 0, 0, false},
-		{"an error of the instance", 1, fault{status: 500}, 0, 0, false},
-		{"a redirect", 1, fault{status: 307}, 0, 0, false},
-		{"a malformed answer", 1, fault{status: 200}, 0, 0, false},
-		{"anything unknown", 1, fault{cause: errors.New("x")}, 0, 0, false},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			pause, again := retryPause(test.attempt, &test.failed, test.jitter, clock)
-			if pause != test.pause || again != test.again {
-				t.Errorf("retryPause = %s, %t; want %s, %t", pause, again, test.pause, test.again)
-			}
-		})
-	}
-}
-
-// dialError is the error of a connection to a port on which nobody listens.
-func dialError(t *testing.T) error {
-	t.Helper()
-	server := httptest.NewServer(nil)
-	server.Close()
-	_, err := post(context.Background(), server.URL, nil)
-	if err == nil {
-		t.Fatal("somebody listens")
-	}
-	return err
-}
-
-func TestTheAnswerToALogin(t *testing.T) {
-	const token = `"access_token":"abc"`
-	year := strconv.Itoa(365 * 24 * 3600)
-	for _, test := range []struct {
-		name, body string
-		lifetime   string // "" for an error
-	}{
-		{"as ServiceNow sends it", `{"access_token":"abc","refresh_token":"def","scope":"useraccount","token_type":"Bearer","expires_in":1799}`, "1799"},
-		{"with blanks around it", " \r\n{" + token + ",\"expires_in\":1799}\n ", "1799"},
-		{"with a quoted lifetime", `{` + token + `,"expires_in":"1799"}`, "1799"},
-		{"with a broken lifetime", `{` + token + `,"expires_in":1799.9}`, "1799"},
-		{"with a lifetime in another notation", `{` + token + `,"expires_in":18e2}`, "1800"},
-		{"without a lifetime", `{` + token + `}`, "1800"},
-		{"with a null lifetime", `{` + token + `,"expires_in":null}`, "1800"},
-		{"with a lifetime of a year", `{` + token + `,"expires_in":` + year + `}`, year},
-		{"with a lifetime of over a year", `{` + token + `,"expires_in":` + year + `0}`, year},
-		{"with a lifetime out of range", `{` + token + `,"expires_in":1e999}`, year},
-		{"with a null error", `{` + token + `,"error":null}`, "1800"},
-		{"a token with all its characters", `{"access_token":"aZ09-._~+/="}`, "1800"},
-
-		{"with a lifetime of nothing", `{` + token + `,"expires_in":0}`, ""},
-		{"with a lifetime below nothing", `{` + token + `,"expires_in":-1}`, ""},
-		{"with a lifetime of words", `{` + token + `,"expires_in":"soon"}`, ""},
-		{"with an empty lifetime", `{` + token + `,"expires_in":""}`, ""},
-		{"with a quoted null for a lifetime", `{` + token + `,"expires_in":"null"}`, ""},
-		{"with a lifetime in hexadecimal", `{` + token + `,"expires_in":"0x10"}`, ""},
-		{"with an infinite lifetime", `{` + token + `,"expires_in":"Inf"}`, ""},
-		{"with a true lifetime", `{` + token + `,"expires_in":true}`, ""},
-		{"with a list for a lifetime", `{` + token + `,"expires_in":[1]}`, ""},
-		{"with an error", `{` + token + `,"error":"server_error"}`, ""},
-		{"with an empty error", `{` + token + `,"error":""}`, ""},
-		{"with an error object", `{` + token + `,"error":{}}`, ""},
-		{"without a token", `{"expires_in":1799}`, ""},
-		{"with a null token", `{"access_token":null}`, ""},
-		{"with an empty token", `{"access_token":""}`, ""},
-		{"with padding for a token", `{"access_token":"=="}`, ""},
-		{"with padding inside the token", `{"access_token":"a=b"}`, ""},
-		{"with a number for a token", `{"access_token":1}`, ""},
-		{"with a token of another spelling", `{"Access_Token":"abc"}`, ""},
-		{"with a blank in the token", `{"access_token":"a b"}`, ""},
-		{"with a line break in the token", `{"access_token":"a\r\nX-Evil: 1"}`, ""},
-		{"with a reference for a token", `{"access_token":"$var:f/secret"}`, ""},
-		{"with a letter beyond ASCII in the token", `{"access_token":"ä"}`, ""},
-		{"with a broken letter in the token", "{\"access_token\":\"\xff\"}", ""},
-		{"nothing", ``, ""},
-		{"blanks", ` `, ""},
-		{"null", `null`, ""},
-		{"a list", `[{` + token + `}]`, ""},
-		{"a string", `"abc"`, ""},
-		{"two objects", `{` + token + `}{` + token + `}`, ""},
-		{"an object and a word", `{` + token + `} x`, ""},
-		{"half an object", `{` + token, ""},
-		{"HTML", `<html></html>`, ""},
-		{"too much", `{` + token + `}` + strings.Repeat(" ", longestAnswer), ""},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			_, lifetime, err := answer{status: 200, body: []byte(test.body)}.token()
-			got := ""
-			if err == nil {
-				got = strconv.FormatInt(lifetime, 10)
-			}
-			if got != test.lifetime {
-				t.Errorf("lifetime = %q, %v; want %q", got, err, test.lifetime)
-			}
-		})
-	}
-	exact := `{` + token + `}`
-	exact += strings.Repeat(" ", longestAnswer-len(exact))
-	if got, _, err := (answer{status: 200, body: []byte(exact)}).token(); got != "abc" {
-		t.Errorf("token of an answer of 1 MiB = %q, %v; want abc", got, err)
-	}
-}
-
-func TestQuoteWithholdsWhatRepeatsASecret(t *testing.T) {
-	const withheld = "(withheld, it may repeat a secret)"
-	for _, test := range []struct{ name, text, want string }{
-		{"plain words", "access_denied", `"access_denied"`},
-		{"the secret", "hunter2 secret", withheld},
-		{"the secret in words", "not hunter2 secret!", withheld},
-		{"the secret in capitals", "HUNTER2 SECRET", withheld},
-		{"the secret of a form", "hunter2+secret", withheld},
-		{"the secret of a URL", "hunter2%20secret", withheld},
-		{"the secret of a page", "&#104;unter2", withheld},
-		{"the secret of JSON", `\u0068unter2`, withheld},
-		{"a part of the secret", "hunter2", `"hunter2"`},
-		{"quotes and line breaks", "a\n\"b\"", `"a\n\"b\""`},
-		{"many letters", strings.Repeat("ä", 200), `"` + strings.Repeat("ä", 100) + `"`},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			if got := quote(test.text, []string{"", " hunter2 secret "}); got != test.want {
-				t.Errorf("quote(%q) = %s; want %s", test.text, got, test.want)
-			}
-		})
-	}
-}
-
-func TestTheClientOnTheWire(t *testing.T) {
-	w := newWorld(t)
-	w.setenv(t)
-	const path = cachePath
-	calls := func() []wire.Call {
-		calls := w.workspace.TakeCalls()
-		for i, call := range calls {
-			calls[i].Header = http.Header{"Authorization": call.Header["Authorization"]}
-			if kind := call.Header["Content-Type"]; kind != nil {
-				calls[i].Header["Content-Type"] = kind
-			}
-		}
-		return calls
-	}
-	bearer := http.Header{"Authorization": {"Bearer " + w.token}}
-	bearerJSON := http.Header{"Authorization": {"Bearer " + w.token}, "Content-Type": {"application/json"}}
-	const resources = "/api/w/test%20workspace/resources/"
-	read := wire.Call{Method: "GET", Path: resources + "get_value_interpolated/" + escapedPath, Header: bearer, Status: 404}
-
-	_, err := wmill.GetResource(path)
-	if err == nil || err.Error() != "Not found: Resource "+path+" not found" {
-		t.Errorf("GetResource of nothing = %v; want the bare body as an error", err)
-	}
-	if diff := cmp.Diff([]wire.Call{read}, calls()); diff != "" {
-		t.Errorf("GetResource mismatch (-want +got):\n%s", diff)
-	}
-
-	if err := wmill.SetResource(path, map[string]any{"a": 1}); err != nil {
-		t.Error(err)
-	}
-	create := wire.Call{Method: "POST", Path: resources + "create?update_if_exists=true", Header: bearerJSON, Status: 201}
-	got := calls()
-	if len(got) == 2 {
-		var body any
-		if err := json.Unmarshal([]byte(got[1].Body), &body); err != nil {
-			t.Error(err)
-		}
-		want := map[string]any{"path": path, "value": map[string]any{"a": 1.0}, "resource_type": "any"}
-		if diff := cmp.Diff(want, body); diff != "" {
-			t.Errorf("body of create mismatch (-want +got):\n%s", diff)
-		}
-		got[1].Body = ""
-	}
-	if diff := cmp.Diff([]wire.Call{read, create}, got); diff != "" {
-		t.Errorf("SetResource of nothing mismatch (-want +got):\n%s", diff)
-	}
-
-	// Any answer but 404 leads to an update, which leaves the type alone.
-	for _, status := range []int{200, 401, 500} {
-		w.workspace.SetFault(func(n int, rw http.ResponseWriter, r *http.Request) bool {
-			return n == 1 && status != 200 && reply(status, "text/plain", "x")(n, rw, r)
-		})
-		if err := wmill.SetResource(path, 2, "state"); err != nil {
-			t.Error(err)
-		}
-		read.Status = status
-		update := wire.Call{Method: "POST", Path: resources + "update_value/" + escapedPath, Header: bearerJSON, Body: `{"value":2}`, Status: 200}
-		got := calls()
-		for i := range got {
-			got[i].Body = strings.TrimSpace(got[i].Body)
-		}
-		if diff := cmp.Diff([]wire.Call{read, update}, got); diff != "" {
-			t.Errorf("SetResource after %d mismatch (-want +got):\n%s", status, diff)
-		}
-	}
-	if resource, _ := w.workspace.Resource(path); resource.Type != "any" || string(resource.Value) != "2" {
-		t.Errorf("resource = %s %s; want any 2", resource.Type, resource.Value)
-	}
-
-	// The hazards: the script is written around each.
-	w.workspace.SetFault(reply(500, "text/html", "<html>"))
-	if err := wmill.SetResource(path, 2); err == nil || err.Error() != "<html>" {
-		t.Errorf("SetResource with 500 = %v; want the bare body", err)
-	}
-	w.workspace.SetFault(reply(200, "text/html", "<html>"))
-	func() {
-		defer func() {
-			if recover() == nil {
-				t.Error("GetResource did not panic on a 200 that is not JSON")
-			}
-		}()
-		_, _ = wmill.GetResource(path)
-	}()
-	w.workspace.SetFault(nil)
-	w.plant(t, nil)
-	if value, err := wmill.GetResource(path); value != nil || err != nil {
-		t.Errorf("GetResource of null = %v, %v; want nil, nil", value, err)
-	}
-	t.Setenv("BASE_INTERNAL_URL", "")
-	if _, err := wmill.GetResource(path); err == nil || !strings.Contains(err.Error(), "unsupported protocol scheme") {
-		t.Errorf("GetResource without BASE_INTERNAL_URL = %v; want an unsupported protocol scheme", err)
-	}
-}
-
-// script.yaml is what Windmill makes the form of, for it cannot infer it from a Go
-// type; go.mod and the require line must pin the same client.
-func TestScriptYAMLAndGoModAgreeWithMainGo(t *testing.T) {
-	read := func(name string) string {
-		content, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(content)
-	}
-	source, metadata, module := read("main.go"), read("script.yaml"), read("go.mod")
-
-	signature := regexp.MustCompile(`(?m)^func main\((\w+) (\w+)\) \(string, error\) \{$`).FindStringSubmatch(source)
-	if signature == nil {
-		t.Fatal("main.go has no main of the form that Windmill parses")
-	}
-	argument, kind := signature[1], signature[2]
-	for _, want := range []string{
-		"\nkind: script\n",
-		"\nschema:\n",
-		"\n  order:\n    - " + argument + "\n",
-		"\n  required:\n    - " + argument + "\n",
-		"\n  properties:\n    " + argument + ":\n      type: object\n      format: resource-" + kind + "\n",
-		"resource of type `" + kind + "`",
-		"`" + cachePath + "`",
-		"summary: Obtain and cache a ServiceNow OAuth2 access token\n",
-	} {
-		if !strings.Contains(metadata, want) {
-			t.Errorf("script.yaml lacks %q", want)
-		}
-	}
-	fields := reflect.TypeOf(servicenow{})
-	for i := 0; i < fields.NumField(); i++ {
-		if name := fields.Field(i).Tag.Get("json"); !strings.Contains(metadata, "`"+name+"`") {
-			t.Errorf("script.yaml does not describe the field %s", name)
-		}
-	}
-	timeout, err := strconv.Atoi(regexp.MustCompile(`(?m)^timeout: (\d+)$`).FindStringSubmatch(metadata + "\ntimeout: 0")[1])
-	if err != nil || time.Duration(timeout)*time.Second <= runLimit {
-		t.Errorf("timeout = %d s, %v; want more than the run's own %s, for its error to be seen", timeout, err, runLimit)
-	}
-
-	// The worker's expression, with no blank after the slashes.
-	pins := regexp.MustCompile(`//require (.*)\n`).FindAllStringSubmatch(source, -1)
-	if len(pins) != 1 {
-		t.Fatalf("%d require lines; want 1", len(pins))
-	}
-	if !strings.Contains(module, "\t"+pins[0][1]+"\n") {
-		t.Errorf("go.mod does not require %s", pins[0][1])
-	}
-	if beforeFirst, _, _ := strings.Cut(source, "func "); !strings.Contains(beforeFirst, `wmill "github.com/windmill-labs/windmill-go-client"`) {
-		t.Error("the imports do not stand before the first function, where Windmill looks for them")
-	}
-}
-
-// reply is an answer in place of the server's own; headers are pairs of name and value.
-func reply(status int, contentType, body string, headers ...string) wire.Fault {
-	return func(_ int, w http.ResponseWriter, _ *http.Request) bool {
-		w.Header()["Content-Type"] = nil
-		if contentType != "" {
-			w.Header().Set("Content-Type", contentType)
-		}
-		for i := 0; i+1 < len(headers); i += 2 {
-			w.Header().Set(headers[i], headers[i+1])
-		}
-		w.WriteHeader(status)
-		_, _ = w.Write([]byte(body))
-		return true
-	}
-}
-
-// reset breaks the connection before an answer.
-func reset(_ int, w http.ResponseWriter, _ *http.Request) bool {
-	connection, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		panic(err)
-	}
-	if tcp, ok := connection.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0) // a reset rather than an orderly end
-	}
-	_ = connection.Close()
-	return true
-}
-
-// half breaks the connection in the middle of a 200 with JSON.
-func half(_ int, w http.ResponseWriter, _ *http.Request) bool {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", "100")
-	_, _ = w.Write([]byte(`{"access_token":"abc`))
-	return true
-}
-
-// raw writes text to the bare connection, and holds it open while hold says so.
-func raw(text string, hold bool) wire.Fault {
-	return func(_ int, w http.ResponseWriter, _ *http.Request) bool {
-		connection, _, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			panic(err)
-		}
-		defer connection.Close()
-		_, _ = io.WriteString(connection, text)
-		if hold {
-			_, _ = io.Copy(io.Discard, connection) // until the job ends it
-		}
-		return true
-	}
-}
-
-// echo answers 401 with the password in a field, in the guise that encode gives it.
-func echo(format string, encode func(string) string) wire.Fault {
-	return func(n int, w http.ResponseWriter, r *http.Request) bool {
-		encoded, err := json.Marshal(fmt.Sprintf(format, encode(r.PostFormValue("password"))))
-		if err != nil {
-			panic(err)
-		}
-		body := fmt.Sprintf(`{"error":"server_error","error_description":%s}`, encoded)
-		return reply(http.StatusUnauthorized, "application/json", body)(n, w, r)
-	}
-}
-
-// endless sends beginning, then text again and again until the job has enough.
-func endless(beginning, text string) wire.Fault {
-	return func(_ int, w http.ResponseWriter, _ *http.Request) bool {
-		_, err := io.WriteString(w, beginning)
-		for err == nil {
-			_, err = io.WriteString(w, text)
-		}
-		return true
-	}
-}
-
-// bomb sends a gibibyte of blanks as a mebibyte of gzip.
-func bomb(_ int, w http.ResponseWriter, _ *http.Request) bool {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Encoding", "gzip")
-	zip := gzip.NewWriter(w)
-	blanks := bytes.Repeat([]byte(" "), 1<<20)
-	for i := 0; i < 1<<10; i++ {
-		if _, err := zip.Write(blanks); err != nil {
-			return true
-		}
-	}
-	_ = zip.Close()
-	return true
-}
-
-// hang answers nothing, after beginning, until the job ends the connection.
-func hang(beginning string) wire.Fault {
-	return func(_ int, w http.ResponseWriter, r *http.Request) bool {
-		if beginning != "" {
-			_, _ = io.WriteString(w, beginning)
-			_ = http.NewResponseController(w).Flush()
-		}
-		<-r.Context().Done()
-		return true
-	}
-}
-
-// drip sends a byte of text each tenth of a second.
-func drip(text string) wire.Fault {
-	return func(_ int, w http.ResponseWriter, _ *http.Request) bool {
-		for i := range text {
-			if _, err := io.WriteString(w, text[i:i+1]); err != nil {
-				return true
-			}
-			_ = http.NewResponseController(w).Flush()
-			time.Sleep(100 * time.Millisecond)
-		}
-		return true
-	}
-}
-
-// The answers of ServiceNow's documentation and of captures.
-const (
-	accessDenied = `{"error_description":"access_denied","error":"server_error"}`
-	rateLimit    = `{"error":{"message":"Rate limit exceeded","detail":"Too many requests"},"status":"failure"}`
-	hibernating  = `<html><head><title>Instance Hibernating page</title></head><body class="instance-hibernating-page"></body></html>`
-	someToken    = `"access_token":"S3nt1nel-access-token"`
-)
-
-// hostile is an answer that gives no token, and what the run must make of it.
-type hostile struct {
-	name   string
-	fault  wire.Fault
-	logins int      // 1, or 3 where asking again may help
-	words  []string // in the error
-}
-
-var hostileAnswers = []hostile{
-	{"a refused login", reply(401, "application/json;charset=utf-8", accessDenied), 1, []string{
-		`answered 401 (error "server_error", error_description "access_denied")`, "does not tell why", "client_id", "client_secret",
-		"username", "password", "user is active", "locked out", "password reset", "Web service access only", "application is active", "scope",
-		"glide.oauth.inbound.ropc.grant_type.disabled", "Exception on token flow"}},
-	{"a refused login by RFC 6749", reply(400, "application/json", `{"error":"invalid_grant"}`), 1, []string{`answered 400 (error "invalid_grant")`, "username"}},
-	{"a refused login without a word", reply(401, "", ""), 1, []string{"answered 401.", "client_id"}},
-	{"a refused login with half a body", func(_ int, w http.ResponseWriter, _ *http.Request) bool {
-		w.Header().Set("Content-Length", "1000")
-		w.WriteHeader(401)
-		_, _ = io.WriteString(w, accessDenied)
-		return true
-	}, 1, []string{"answered 401"}},
-	{"a refused login with HTML", reply(401, "text/html", "<html>S3ntinel-body</html>"), 1, []string{"answered 401"}},
-	{"a refused login with another object", reply(401, "application/json", `{"error":{"message":"User Not Authenticated","detail":"Required to provide Auth information"},"status":"failure"}`), 1,
-		[]string{`message "User Not Authenticated", detail "Required to provide Auth information"`}},
-	{"a refused login with a long text", reply(401, "application/json", `{"error":"server_error","error_description":"`+strings.Repeat("x", 5000)+`"}`), 1, []string{`xxx"`}},
-	{"a payment due", reply(402, "", ""), 1, []string{"answered 402", "instance_url"}},
-	{"a blocked address", reply(403, "text/html", "<html>S3ntinel-body</html>"), 1, []string{"answered 403", "IP address"}},
-	{"no such page", reply(404, "text/html", "<html>S3ntinel-body</html>"), 1, []string{"answered 404", "instance_url"}},
-	{"a method that is not allowed", reply(405, "", ""), 1, []string{"answered 405"}},
-	{"a proxy that wants a login", reply(407, "", ""), 1, []string{"answered 407", "proxy"}},
-	{"a rate limit", reply(429, "application/json", rateLimit, "Retry-After", "1"), 3, []string{`answered 429 (message "Rate limit exceeded", detail "Too many requests")`}},
-	{"a rate limit without a word", reply(429, "", ""), 3, []string{"answered 429"}},
-	{"an error of the instance", reply(500, "text/html", "<html>S3ntinel-body</html>"), 1, []string{"answered 500", "run again later"}},
-	{"a bad gateway", reply(502, "text/html", "<html>S3ntinel-body</html>"), 3, []string{"answered 502", "run again later"}},
-	{"an unavailable instance", reply(503, "text/html", "<html>S3ntinel-body</html>", "Retry-After", "Thu, 01 Jan 1970 00:00:00 GMT"), 3, []string{"answered 503"}},
-	{"a gateway's timeout", reply(504, "", ""), 3, []string{"answered 504"}},
-	{"a hibernating instance", reply(200, "text/html", hibernating), 1, []string{"hibernating", "Wake"}},
-	{"a hibernating instance behind a gateway", reply(404, "text/html", "\r\n "+hibernating), 1, []string{"hibernating", "Wake"}},
-	{"a login page", reply(200, "text/html", "<!DOCTYPE html><html>S3ntinel-body</html>"), 1, []string{"answered 200 with an HTML page", "token endpoint", "instance_url"}},
-	{"created", reply(201, "application/json", "{"+someToken+"}"), 1, []string{"answered 201"}},
-	{"no content", reply(204, "", ""), 1, []string{"answered 204"}},
-	{"a part", reply(206, "application/json", "{"+someToken+"}"), 1, []string{"answered 206"}},
-	{"another protocol, and then silence", raw("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n", true), 1, []string{"answered 101"}},
-
-	{"nothing", reply(200, "application/json", ""), 1, []string{"answered 200 with something other than one JSON object", "token endpoint"}},
-	{"null", reply(200, "application/json", "null"), 1, []string{"something other than one JSON object"}},
-	{"a list", reply(200, "application/json", "[{"+someToken+"}]"), 1, []string{"something other than one JSON object"}},
-	{"the answer twice", reply(200, "application/json", "{"+someToken+"}{"+someToken+"}"), 1, []string{"something other than one JSON object"}},
-	{"the answer and garbage", reply(200, "application/json", "{"+someToken+"}\x00"), 1, []string{"something other than one JSON object"}},
-	{"the answer cut", reply(200, "application/json", "{"+someToken), 1, []string{"something other than one JSON object"}},
-	{"plain text", reply(200, "text/plain", "S3ntinel-body"), 1, []string{"something other than one JSON object"}},
-	{"the answer as a form", reply(200, "application/x-www-form-urlencoded", "access_token=S3nt1nel-access-token&expires_in=1799"), 1, []string{"something other than one JSON object"}},
-	{"no token", reply(200, "application/json", `{"expires_in":1799}`), 1, []string{"no well-formed access_token"}},
-	{"a header in the token", reply(200, "application/json", `{"access_token":"S3nt1nel-access-token\r\nX-Evil: 1"}`), 1, []string{"no well-formed access_token"}},
-	{"a reference to a secret in the token", reply(200, "application/json", `{"access_token":"$var:u/admin/secret"}`), 1, []string{"no well-formed access_token"}},
-	{"a lifetime of nothing", reply(200, "application/json", `{`+someToken+`,"expires_in":0}`), 1, []string{"expires_in"}},
-	{"a lifetime of words", reply(200, "application/json", `{`+someToken+`,"expires_in":"S3ntinel-body"}`), 1, []string{"expires_in"}},
-	{"an error beside the token", reply(200, "application/json", `{`+someToken+`,"error":"invalid_client"}`), 1, []string{`answered 200 with an error (error "invalid_client")`}},
-	{"a rate limit with 200", reply(200, "application/json", rateLimit), 1, []string{`answered 200 with an error (message "Rate limit exceeded"`}},
-	{"too much", reply(200, "application/json", "{"+someToken+"}"+strings.Repeat(" ", 1<<20)), 1, []string{"more than 1 MiB"}},
-	{"an answer without end", endless(`{"access_token":"`, strings.Repeat("a", 1<<16)), 1, []string{"more than 1 MiB"}},
-	{"an error without end", func(n int, w http.ResponseWriter, r *http.Request) bool {
-		w.WriteHeader(401)
-		return endless(`{"error":"`, strings.Repeat("a", 1<<16))(n, w, r)
-	}, 1, []string{"answered 401"}},
-	{"a gzip bomb", bomb, 1, []string{"more than 1 MiB"}},
-	{"gzip that is none", reply(200, "application/json", "{"+someToken+"}", "Content-Encoding", "gzip"), 1, []string{"did not answer as an HTTPS server does"}},
-	{"deep nesting", reply(200, "application/json", `{`+someToken+`,"a":`+strings.Repeat("[", 100_000)), 1, []string{"something other than one JSON object"}},
-
-	{"the password echoed", echo("user x with %s is unknown", func(s string) string { return s }), 1, []string{`error "server_error", error_description (withheld`}},
-	{"the password echoed in capitals", echo("%s", strings.ToUpper), 1, []string{"withheld"}},
-	{"the password echoed as in a form", echo("password=%s&x=1", url.QueryEscape), 1, []string{"withheld"}},
-	{"the password echoed as in a URL", echo("/%s", url.PathEscape), 1, []string{"withheld"}},
-	{"the password echoed as in HTML", echo("<b>%s</b>", html.EscapeString), 1, []string{"withheld"}},
-	{"the password echoed as in Go", echo("%s", strconv.Quote), 1, []string{"withheld"}},
-	{"the password echoed after a long text", echo(strings.Repeat("x", 99)+"%s", func(s string) string { return s }), 1, []string{"withheld"}},
-	{"the client secret echoed as the error", reply(401, "application/json", `{"error":"Kx9/secret=&?#'%Kx9"}`), 1, []string{"error (withheld"}},
-	{"the client secret echoed in an object", reply(429, "application/json", `{"error":{"message":"Kx9/secret=&?#'%Kx9","detail":{"a":1}}}`), 3, []string{"message (withheld"}},
-	{"a token echoed", reply(200, "application/json", `{`+someToken+`,"refresh_token":"S3nt1nel-refresh-token","error":"S3nt1nel-access-token","error_description":"for s3nt1nel-REFRESH-token"}`), 1,
-		[]string{"error (withheld", "error_description (withheld"}},
-	{"the password in the status line", raw("HTTP/1.1 401 "+password+"\r\nContent-Length: 0\r\n\r\n", false), 1, []string{"answered 401"}},
-	{"the password in headers", reply(401, "application/json", accessDenied, "X-Echo", "Zq7", "Www-Authenticate", `Basic realm="`+clientSecret+`"`), 1, []string{"answered 401"}},
-	{"the password for an answer", raw(password+"\r\n\r\n", false), 1, []string{"did not answer as an HTTPS server does"}},
-
-	{"a redirect without a place", reply(302, "", ""), 1, []string{"answered 302", "instance_url must be the instance's own address"}},
-	{"a redirect to nonsense", reply(302, "", "", "Location", "http://[S3ntinel-body"), 1, []string{"answered 302", "own address"}},
-	{"a redirect with the password as its host", reply(302, "", "", "Location", "https://Kx9/secret=&?#'%Kx9"), 1, []string{"answered 302", "own address"}},
-	{"not modified", reply(304, "", ""), 1, []string{"answered 304"}},
-
-	{"a reset before the headers", reset, 3, []string{"broke the connection off"}},
-	{"an end before the headers", raw("", false), 3, []string{"broke the connection off"}},
-	{"an end in the headers", raw("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n", false), 3, []string{"broke the connection off"}},
-	{"an end in the body", half, 3, []string{"broke the connection off"}},
-	{"an end in a chunk", raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n60\r\n{"+someToken, false), 3, []string{"broke the connection off"}},
-	{"chunks that are none", raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", false), 1, []string{"did not answer as an HTTPS server does"}},
-	{"headers without end", raw("HTTP/1.1 200 OK\r\n"+strings.Repeat("X-A: "+strings.Repeat("a", 1000)+"\r\n", 12_000), false), 1, []string{"did not answer as an HTTPS server does"}},
-	{"no HTTP", raw("SSH-2.0-OpenSSH_9.6\r\n", false), 1, []string{"did not answer as an HTTPS server does"}},
-}
-
-// checkHostile runs the job, on a cold cache, against an answer without a token,
-// and fails the test unless the run fails within limit as h says, caching nothing.
-func (w *world) checkHostile(t *testing.T, h hostile, limit time.Duration, env ...string) {
-	t.Helper()
-	w.secrets = append(w.secrets, "S3nt1nel-access-token", "S3nt1nel-refresh-token", "S3ntinel-body")
-	w.instance.SetFault(h.fault)
-	r := w.run(t, env...)
-	if r.result != "" {
-		t.Errorf("result = %s; want a failure", r.result)
-	}
-	if len(r.logins) != h.logins {
-		t.Errorf("%d logins; want %d\n%s", len(r.logins), h.logins, r.log)
-	}
-	if len(r.windmill) != 1 {
-		t.Errorf("calls to Windmill: %v; want the read alone", names(r.windmill))
-	}
-	if r.took > limit {
-		t.Errorf("took %s; want at most %s", r.took, limit)
-	}
-	lines := strings.Split(strings.TrimSpace(r.log), "\n")
-	if want := 1 + max(1, h.logins); len(lines) != want {
-		t.Errorf("%d lines; want %d:\n%s", len(lines), want, r.log)
-	}
-	message := lines[len(lines)-1]
-	checkWords(t, message, append(h.words, "/oauth_token.do")...)
-	if shown := (windmill.Done{Log: r.log}).FailureText(); !strings.Contains(shown, message) {
-		t.Errorf("Windmill would show only a part of the error as the result: %s", shown)
-	}
-	if _, found := w.cached(t); found {
-		t.Error("something was cached")
-	}
-}
-
-func TestHostileServiceNow(t *testing.T) {
-	t.Parallel()
-	if len(hostileAnswers) < 40 {
-		t.Errorf("%d answers; want at least 40", len(hostileAnswers))
-	}
-	for _, h := range hostileAnswers {
-		t.Run(h.name, func(t *testing.T) {
-			t.Parallel()
-			newWorld(t).checkHostile(t, h, 14*time.Second)
-		})
-	}
-}
-
-func TestNoRedirectIsFollowed(t *testing.T) {
-	t.Parallel()
-	for _, status := range []int{301, 302, 303, 307, 308} {
-		t.Run(strconv.Itoa(status), func(t *testing.T) {
-			t.Parallel()
-			var strayed atomic.Int32
-			elsewhere := serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { strayed.Add(1) }))
-			host := strings.TrimPrefix(elsewhere, "http://")
-			w := newWorld(t)
-			w.checkHostile(t, hostile{
-				fault: reply(status, "", "", "Location", "http://user:S3ntinel-body@"+host+"/login.do?a=S3ntinel-body"), logins: 1,
-				words: []string{fmt.Sprintf("answered %d (redirect to %q)", status, host), "instance_url must be the instance's own address"},
-			}, 10*time.Second)
-			w.checkHostile(t, hostile{
-				fault: reply(status, "", "", "Location", "/S3ntinel-body"), logins: 1,
-				words: []string{
-					fmt.Sprintf("answered %d (redirect to %q)", status, strings.TrimPrefix(w.snow.InstanceURL, "http://")),
-					"instance_url must be the instance's own address",
-				},
-			}, 10*time.Second)
-			if n := strayed.Load(); n != 0 {
-				t.Errorf("the other host was asked %d times; want never", n)
-			}
-		})
-	}
-}
-
-func TestARefusedConnectionIsTriedAgain(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.snow.InstanceURL = "http://127.0.0.1:1"
-	r := w.run(t)
-	const again = `http://127\.0\.0\.1:1/oauth_token\.do refused the connection; asking again in (\d00ms|\d(\.\d)?s)\.`
-	checkLines(t, r.log, lineNone, again, again, "http://127.0.0.1:1/oauth_token.do refused the connection. .+instance_url.+")
-}
-
-func TestAnUnknownHostIsNot(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.snow.InstanceURL = "https://no-such-instance.invalid"
-	r := w.run(t)
-	checkLines(t, r.log, lineNone, `https://no-such-instance\.invalid/oauth_token\.do is on a host that DNS does not know\. .+instance_url.+`)
-}
-
-// certificate returns a certificate for names that ca signed; a nil ca signs itself.
-func certificate(t *testing.T, ca *tls.Certificate, from time.Time, names ...string) *tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: from, NotAfter: from.Add(time.Hour),
-		DNSNames: names, BasicConstraintsValid: true, IsCA: ca == nil,
-		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
-	}
-	parent, signer := template, key
-	if ca != nil {
-		parent, signer = ca.Leaf, ca.PrivateKey.(*ecdsa.PrivateKey)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
-}
-
-func TestCertificates(t *testing.T) {
-	t.Parallel()
-	if inProcess {
-		t.Skip("a process reads SSL_CERT_FILE once")
-	}
-	now := time.Now().Add(-time.Minute)
-	ca := certificate(t, nil, now)
-	authorities := filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(authorities, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Certificate[0]}), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, test := range []struct {
-		name        string
-		certificate *tls.Certificate
-		words       []string // nil for a success
-	}{
-		{"good", certificate(t, ca, now, "localhost"), nil},
-		{"expired", certificate(t, ca, now.Add(-24*time.Hour), "localhost"), []string{"untrusted certificate", "expired"}},
-		{"not yet valid", certificate(t, ca, now.Add(24*time.Hour), "localhost"), []string{"untrusted certificate", "not yet valid"}},
-		{"for another name", certificate(t, ca, now, "other.example.com"), []string{"untrusted certificate", "other.example.com"}},
-		{"self-signed", certificate(t, nil, now, "localhost"), []string{"untrusted certificate", "unknown authority"}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t)
-			server := httptest.NewUnstartedServer(w.instance)
-			server.TLS = &tls.Config{Certificates: []tls.Certificate{*test.certificate}}
-			server.EnableHTTP2 = true
-			server.Config.ErrorLog = log.New(io.Discard, "", 0) // of handshakes that must fail
-			server.StartTLS()
-			t.Cleanup(server.Close)
-			w.snow.InstanceURL = strings.Replace(server.URL, "127.0.0.1", "localhost", 1)
-			env := "SSL_CERT_FILE=" + authorities
-			if test.words != nil {
-				w.checkHostile(t, hostile{words: test.words}, 10*time.Second, env)
-				return
-			}
-			if r := w.run(t, env); r.result != `"OK"` {
-				t.Errorf("result = %s; want \"OK\"\n%s", r.result, r.log)
-			}
-			w.checkCached(t)
-			for _, h := range []hostile{
-				{"a refused login", reply(401, "application/json", accessDenied), 1, []string{"answered 401"}},
-				{"a bad gateway", reply(502, "", ""), 3, []string{"answered 502"}},
-				{"an answer without end", endless(`{"access_token":"`, strings.Repeat("a", 1<<16)), 1, []string{"more than 1 MiB"}},
-				{"an end before the headers", func(int, http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) }, 3,
-					[]string{"broke the connection off"}},
-			} {
-				w.workspace.DeleteResource(cachePath)
-				w.checkHostile(t, h, 14*time.Second, env)
-			}
-		})
-	}
-	t.Run("HTTP for HTTPS", func(t *testing.T) {
-		t.Parallel()
-		w := newWorld(t)
-		w.snow.InstanceURL = strings.Replace(w.snow.InstanceURL, "http://", "https://", 1)
-		w.checkHostile(t, hostile{words: []string{"did not answer as an HTTPS server does"}}, 10*time.Second)
-	})
-}
-
-func TestProxyVariables(t *testing.T) {
-	t.Parallel()
-	if inProcess {
-		t.Skip("a process reads its proxy variables once")
-	}
-	asked := make(chan string, 10)
-	proxy := serve(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		asked <- r.Method + " " + r.Host
-		rw.WriteHeader(http.StatusForbidden)
-	}))
-	w := newWorld(t)
-	w.snow.InstanceURL = "dev12345"
-	w.secrets = []string{"Pr0xy-password"}
-	r := w.run(t, "HTTPS_PROXY="+strings.Replace(proxy, "http://", "http://user:Pr0xy-password@", 1))
-	if r.result != "" {
-		t.Errorf("result = %s; want a failure", r.result)
-	}
-	checkWords(t, r.log, "https://dev12345.service-now.com/oauth_token.do", "proxy variables")
-	if got, want := <-asked, "CONNECT dev12345.service-now.com:443"; got != want {
-		t.Errorf("the proxy was asked %q; want %q", got, want)
-	}
-	r = w.run(t, "HTTPS_PROXY=http://user:Pr0xy-password@[")
-	checkWords(t, r.log, "https://dev12345.service-now.com/oauth_token.do", "proxy variables")
-}
-
-func TestNothingHangs(t *testing.T) {
-	t.Parallel()
-	if testing.Short() || inProcess {
-		t.Skip("takes most of a minute")
-	}
-	for _, h := range []hostile{
-		{"no answer", hang(""), 3, []string{"did not answer in time"}},
-		{"slow headers", raw("HTTP/1.1 200 OK\r\n", true), 3, []string{"did not answer in time"}},
-		{"half a body, then silence", hang(`{"access_token":`), 3, []string{"did not answer in time"}},
-		{"a body by drips", drip(strings.Repeat(" ", 1000)), 3, []string{"did not answer in time"}},
-		{"informational answers, then silence", raw(strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 4), true), 3, []string{"did not answer in time"}},
-	} {
-		t.Run(h.name, func(t *testing.T) {
-			t.Parallel()
-			newWorld(t).checkHostile(t, h, 60*time.Second)
-		})
-	}
-	t.Run("a refused login by drips is asked once", func(t *testing.T) {
-		t.Parallel()
-		newWorld(t).checkHostile(t, hostile{fault: func(n int, w http.ResponseWriter, r *http.Request) bool {
-			w.WriteHeader(401)
-			return drip(strings.Repeat(" ", 1000))(n, w, r)
-		}, logins: 1, words: []string{"answered 401"}}, 20*time.Second)
-	})
-	t.Run("a Windmill that never answers, and a ServiceNow that hardly does", func(t *testing.T) {
-		t.Parallel()
-		w := newWorld(t)
-		w.workspace.SetFault(hang(""))
-		w.instance.SetFault(func(n int, _ http.ResponseWriter, r *http.Request) bool {
-			if n < 3 {
-				<-r.Context().Done()
-			}
-			return n < 3
-		})
-		r := w.run(t)
-		if r.result != "" || r.took > time.Minute {
-			t.Errorf("result = %s after %s; want a failure within a minute\n%s", r.result, r.took, r.log)
-		}
-	})
-	t.Run("a Windmill that does not answer the read", func(t *testing.T) {
-		t.Parallel()
-		w := newWorld(t)
-		w.workspace.SetFault(func(n int, rw http.ResponseWriter, r *http.Request) bool { return n == 1 && hang("")(n, rw, r) })
-		r := w.run(t)
-		if r.result != `"OK"` || r.took < 10*time.Second || r.took > 15*time.Second {
-			t.Errorf("result = %s after %s; want \"OK\" after 10 s", r.result, r.took)
-		}
-		checkLines(t, r.log, `No usable token in `+cachePath+`: got no answer from Windmill in time\.`, lineLogin, lineStored)
-		w.checkCached(t)
-	})
-}
-
-// refuse makes the workspace's server refuse connections from its nth call on.
-func (w *world) refuse(t *testing.T, n int) {
-	server := httptest.NewServer(w.workspace)
-	t.Cleanup(server.Close)
-	w.worker.BaseURL = server.URL
-	if n == 1 {
-		server.Close()
-		return
-	}
-	w.workspace.SetFault(func(call int, rw http.ResponseWriter, _ *http.Request) bool {
-		if call == n-1 {
-			rw.Header().Set("Connection", "close")
-			_ = server.Listener.Close()
-		}
-		return false
-	})
-}
-
-func TestFaultyWindmillAtEachCall(t *testing.T) {
-	t.Parallel()
-	const (
-		read       = 1
-		readToSet  = 2 // by the client, to choose between creating and updating
-		write      = 3
-		readBack   = 4
-		plain      = "text/plain"
-		jsonAnswer = "application/json"
-	)
-	large := `{"token":"` + strings.Repeat("a", 5<<20) + `","expires_at":9999999999,"seal":"00"}`
-	for _, fault := range []struct {
-		name  string
-		fault wire.Fault // nil for a refused connection
-		// setGoesOn says that the client writes after this answer to its own read.
-		setGoesOn bool
-	}{
-		{"refused", nil, false},
-		{"reset", reset, false},
-		{"hanging", hang(""), false},
-		{"401", reply(401, plain, "Not authorized: S3ntinel-body"), true},
-		{"403", reply(403, plain, "Permission denied: S3ntinel-body"), true},
-		{"404", reply(404, plain, "Not found: S3ntinel-body"), true},
-		{"500", reply(500, plain, "Internal: S3ntinel-body"), true},
-		{"HTML with 200", reply(200, "text/html", "<html>S3ntinel-body</html>"), true},
-		{"null", reply(200, jsonAnswer, "null"), true},
-		{"garbage", reply(200, jsonAnswer, `{"S3ntinel-body`), false},
-		{"a value of 5 MB", reply(200, jsonAnswer, large), true},
-	} {
-		for call, name := range map[int]string{read: "read", readToSet: "read before the write", write: "write", readBack: "read back"} {
-			t.Run(name+", "+fault.name, func(t *testing.T) {
-				t.Parallel()
-				if fault.name == "hanging" && (testing.Short() || inProcess) {
-					t.Skip("takes 10 s")
-				}
-				w := newWorld(t)
-				w.secrets = []string{"S3ntinel-body"}
-				old := w.sealed(t, "old-token", 30*time.Second)
-				w.plant(t, old)
-				if fault.fault == nil {
-					w.refuse(t, call)
-				} else {
-					w.workspace.SetFault(func(n int, rw http.ResponseWriter, r *http.Request) bool {
-						return n == call && fault.fault(n, rw, r)
-					})
-				}
-				r := w.run(t)
-
-				// A server gone for good fails every run; any other fault of the first
-				// call is a miss. A GET on a connection that is reset after an earlier
-				// call is sent again by Go's own transport.
-				sentAgain := fault.name == "reset" && (call == readToSet || call == readBack)
-				good := call == read && fault.fault != nil || call == readToSet && fault.setGoesOn || sentAgain
-				if ok := r.result == `"OK"`; ok != good {
-					t.Errorf("result = %s; want success %t\n%s", r.result, good, r.log)
-				}
-				if !good {
-					checkWords(t, r.log, "the token is not stored in "+cachePath, "may write in it")
-				}
-				if len(r.logins) != 1 {
-					t.Errorf("%d logins; want 1", len(r.logins))
-				}
-				if r.took > 30*time.Second {
-					t.Errorf("took %s", r.took)
-				}
-				if written := good || call == readBack; written {
-					w.checkCached(t)
-				} else if cached, _ := w.cached(t); cached != old {
-					t.Errorf("the record is neither the old one nor a new one: %+v", cached)
-				}
-			})
-		}
-	}
-}
-
-func TestAJobKilledAtAnyMomentLeavesAWholeRecord(t *testing.T) {
-	t.Parallel()
-	if inProcess {
-		t.Skip("a process cannot be killed in itself")
-	}
-	binary, err := builtJob()
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := newWorld(t)
-	w.plant(t, w.sealed(t, "first-token", time.Hour))
-	job := windmill.Job{Binary: binary, Args: map[string]any{"snow": w.snow}, Token: w.token}
-	warming := job
-	warming.Env = []string{scheduled}
-
-	const enough = 100
-	runs, killed, renewed := 0, 0, 0
-	for ; killed < enough && runs < 10*enough; runs++ {
-		before, _ := w.cached(t)
-		w.instance.Revoke() // so that a new record has a new token
-		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(mathrand.Int63n(int64(8*time.Millisecond))))
-		reader := make(chan ran)
-		go func() {
-			done, err := w.worker.Run(context.Background(), job)
-			if err != nil {
-				t.Error(err)
-			}
-			reader <- ran{result: string(done.Result), log: done.Log}
-		}()
-		if _, err := w.worker.Run(ctx, warming); err != nil {
-			killed++
-		}
-		cancel()
-		if r := <-reader; r.result != `"OK"` || !strings.Contains(r.log, "Reused it") {
-			t.Errorf("the job that reads: result = %s; want \"OK\" and no login\n%s", r.result, r.log)
-		}
-		after, found := w.cached(t)
-		if !found {
-			t.Fatal("the record is gone")
-		}
-		if after != before {
-			renewed++
-			if after != w.seal(t, after.Token, after.ExpiresAt) || !w.instance.Valid(after.Token) {
-				t.Errorf("the record is neither the old one nor a new one: %+v", after)
-			}
-		}
-	}
-	if killed < enough {
-		t.Errorf("%d of %d jobs killed; want %d", killed, runs, enough)
-	}
-	t.Logf("%d of %d jobs killed, %d records renewed", killed, runs, renewed)
-}
-
-// TestHerd starts 50 jobs at once. The figures of its log stand in the README.
-func TestHerd(t *testing.T) {
-	if inProcess {
-		t.Skip("a process has one standard output")
-	}
-	const jobs = 50
-	for _, test := range []struct {
-		name      string
-		plant     func(w *world) // nil leaves the cache cold
-		scheduled int            // how many of the jobs a schedule starts
-		mostLogin int
-	}{
-		{"a cold cache", nil, 0, jobs},
-		{"a warm cache", func(w *world) { w.plant(t, w.sealed(t, "a-good-token", 20*time.Minute)) }, 0, 0},
-		{"a cache about to expire", func(w *world) { w.plant(t, w.sealed(t, "an-old-token", 59*time.Second)) }, 0, jobs},
-		{"a warm cache, with schedules among the flows", func(w *world) { w.plant(t, w.sealed(t, "a-good-token", 20*time.Minute)) }, 5, 5},
-		{"a cold cache, with schedules among the flows", nil, 5, jobs},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			w := newWorld(t)
-			if test.plant != nil {
-				test.plant(w)
-			}
-			runs := make([]ran, jobs)
-			var group sync.WaitGroup
-			for i := range runs {
-				group.Add(1)
-				go func() {
-					defer group.Done()
-					env := "WM_FLOW_PATH=f/ServiceNow/flow"
-					if i%10 == 0 && i/10 < test.scheduled {
-						env = scheduled
-					}
-					runs[i] = w.start(t, env)
-				}()
-			}
-			group.Wait()
-			for _, r := range runs {
-				if r.result != `"OK"` {
-					t.Errorf("result = %s; want \"OK\"\n%s", r.result, r.log)
-				}
-				w.checkSecrets(t, r.log)
-			}
-			logins := len(w.instance.TakeCalls())
-			if logins > test.mostLogin || logins < test.scheduled {
-				t.Errorf("%d logins; want at most %d", logins, test.mostLogin)
-			}
-			cached, _ := w.cached(t)
-			if cached != w.seal(t, cached.Token, cached.ExpiresAt) || !cached.usable(time.Now()) {
-				t.Errorf("the record is not valid: %+v", cached)
-			}
-			if logins > 0 {
-				w.checkCached(t)
-			}
-			t.Logf("%d jobs, %d logins", jobs, logins)
-		})
-	}
-}
-
-func FuzzTokenAnswer(f *testing.F) {
-	for _, body := range []string{
-		`{"access_token":"abc-._~+/=","refresh_token":"d","scope":"useraccount","token_type":"Bearer","expires_in":1799}`,
-		`{"access_token":"abc","expires_in":"1e3"}`, `{"access_token":"abc","expires_in":1e999}`, `{"access_token":"a\u0000"}`,
-		`{"error":"server_error","error_description":"` + "Zq7sentinel" + `"}`, `{"error":{"message":"%5aq7sentinel"}}`,
-		`{"error":{"message":{"a":[]}},"access_token":"Zq7sentinel"}`, rateLimit, accessDenied, hibernating, `[]`, `null`, ``,
-	} {
-		f.Add(200, body, "1", "elsewhere.example.com")
-		f.Add(401, body, "", "Zq7sentinel")
-	}
-	snow := servicenow{InstanceURL: "https://dev12345.service-now.com", ClientID: "id", ClientSecret: "Kx9sentinel", Username: "user", Password: "Zq7sentinel"}
-	f.Fuzz(func(t *testing.T, status int, body, retryAfter, location string) {
-		a := answer{status, location, retryAfter, []byte(body)}
-		token, lifetime, err := a.token()
-		if err == nil {
-			if status != http.StatusOK || !regexp.MustCompile(`^[A-Za-z0-9._~+/-]+=*$`).MatchString(token) {
-				t.Errorf("accepted the token %q with status %d", token, status)
-			}
-			if lifetime < 0 || lifetime > 365*24*3600 {
-				t.Errorf("lifetime = %d", lifetime)
-			}
-			return
-		}
-		failed := a.describe("https://dev12345.service-now.com/oauth_token.do", err, snow)
-		text := failed.Error()
-		for _, secret := range []string{snow.Password, snow.ClientSecret} {
-			if strings.Contains(strings.ToLower(text), strings.ToLower(secret)) {
-				t.Errorf("the error repeats %q: %s", secret, text)
-			}
-		}
-		if !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
-			t.Errorf("the error would not print in a line: %q", text)
-		}
-		if pause, again := retryPause(1, failed, 0.5, time.Unix(1_800_000_000, 0)); again && (pause <= 0 || pause > longestRetryAfter) {
-			t.Errorf("pause = %s", pause)
-		}
-	})
-}
-
-func FuzzCachedRecord(f *testing.F) {
-	snow := servicenow{InstanceURL: "https://dev12345.service-now.com", ClientID: "id", ClientSecret: "secret", Username: "user", Password: "password"}
-	made := map[string]int64{"abc": 1_800_000_000, "a=": 1, "": 0}
-	for token, expiresAt := range made {
-		encoded, err := json.Marshal(record{token, expiresAt, snow.seal(token, expiresAt)})
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(string(encoded))
-	}
-	for _, value := range []string{`null`, `{}`, `[]`, `"x"`, `{"token":"abc","expires_at":1e300,"seal":""}`, `{"token":1,"expires_at":"1","seal":null}`} {
-		f.Add(value)
-	}
-	f.Fuzz(func(t *testing.T, encoded string) {
-		var value any
-		if json.Unmarshal([]byte(encoded), &value) != nil {
-			return
-		}
-		cached, ok := snow.sealed(value)
-		// Nobody can forge a seal, so what is accepted is one of those made here.
-		if expiresAt, mine := made[cached.Token]; ok && (!mine || expiresAt != cached.ExpiresAt) {
-			t.Errorf("accepted %s", encoded)
-		}
-	})
+	w := lab.New(t)
+	w.Run(t, lab.FlowStep)
+	w.Snow.InstanceURL = " " + strings.ToUpper(w.Snow.InstanceURL) + "/"
+	lab.CheckCalls(t, w.Run(t, lab.FlowStep), 0, lab.ReadFound)
 }
 
 func FuzzInstanceAddress(f *testing.F) {
@@ -2075,6 +405,1529 @@ func asciiLower(text string) string {
 	}, text)
 }
 
+// The cache.
+
+func TestRecordThatIsNotForTheseCredentialsIsReplaced(t *testing.T) {
+	t.Parallel()
+	const hour = time.Hour
+	// of returns a good record for the credentials as change makes them.
+	of := func(change func(*lab.ServiceNow)) func(*testing.T, *lab.World) any {
+		return func(t *testing.T, w *lab.World) any {
+			other := *w
+			change(&other.Snow)
+			return other.Sealed("other", hour)
+		}
+	}
+	for _, test := range []struct {
+		name  string
+		plant func(t *testing.T, w *lab.World) any
+	}{
+		{"of another instance", of(func(snow *lab.ServiceNow) { snow.InstanceURL = "https://other.service-now.com" })},
+		{"of another application", of(func(snow *lab.ServiceNow) { snow.ClientID = "other" })},
+		{"of another client secret", of(func(snow *lab.ServiceNow) { snow.ClientSecret = "other" })},
+		{"of another user", of(func(snow *lab.ServiceNow) { snow.Username = "other" })},
+		{"of another password", of(func(snow *lab.ServiceNow) { snow.Password = "other" })},
+		{"whose fields flow into each other", of(func(snow *lab.ServiceNow) {
+			snow.Username, snow.Password = snow.Username+snow.Password[:1], snow.Password[1:]
+		})},
+		{"whose expiry was stretched", func(t *testing.T, w *lab.World) any {
+			r := w.Sealed("stretched", time.Minute)
+			r.ExpiresAt += 3600
+			return r
+		}},
+		{"whose token was planted", func(t *testing.T, w *lab.World) any {
+			r := w.Sealed("sealed", hour)
+			r.Token = "planted"
+			return r
+		}},
+		{"whose seal was cut", func(t *testing.T, w *lab.World) any {
+			r := w.Sealed("sealed", hour)
+			r.Seal = r.Seal[:32]
+			return r
+		}},
+		{"whose expiry has a fraction, added to it", func(t *testing.T, w *lab.World) any {
+			sealed := w.Sealed("sealed", hour)
+			return withField(t, sealed, "expires_at", float64(sealed.ExpiresAt)+0.9)
+		}},
+		{"that names another instance beside the right seal", func(t *testing.T, w *lab.World) any {
+			return withField(t, w.Sealed("sealed", hour), "instance_url", "https://other.service-now.com")
+		}},
+		{"that names no instance", func(t *testing.T, w *lab.World) any {
+			return withField(t, w.Sealed("sealed", hour), "instance_url", nil)
+		}},
+		{"whose token has a second name that other readers do not know", func(t *testing.T, w *lab.World) any {
+			sealed := w.Sealed("sealed", hour)
+			return withField(t, lab.Record{Token: "planted", ExpiresAt: sealed.ExpiresAt, InstanceURL: sealed.InstanceURL,
+				Seal: sealed.Seal}, "to\u212aen", sealed.Token)
+		}},
+		{"by the Python script", func(t *testing.T, w *lab.World) any {
+			return map[string]any{"token": "by-python", "expires_at": float64(time.Now().Unix()) + 1799.25}
+		}},
+		{"that has expired", func(t *testing.T, w *lab.World) any { return w.Sealed("expired", -time.Minute) }},
+		{"that is about to expire", func(t *testing.T, w *lab.World) any { return w.Sealed("expiring", 59*time.Second) }},
+		{"null", func(*testing.T, *lab.World) any { return nil }},
+		{"a string", func(*testing.T, *lab.World) any { return "token" }},
+		{"a list", func(*testing.T, *lab.World) any { return []int{1} }},
+		{"an empty object", func(*testing.T, *lab.World) any { return struct{}{} }},
+		{"of wrong types", func(*testing.T, *lab.World) any {
+			return map[string]any{"token": 1, "expires_at": "never", "seal": true}
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			w := lab.New(t)
+			w.Plant(t, test.plant(t, w))
+			r := w.Run(t, lab.FlowStep)
+			if !r.OK() {
+				t.Errorf("result = %s; want \"OK\"", r.Result)
+			}
+			why := lineOthers
+			switch test.name {
+			case "that has expired", "that is about to expire":
+				why = lineExpired
+			case "null", "a string", "a list":
+				why = lineNothing
+			}
+			lab.CheckLines(t, r.Log, why, lineLogin, lineStored)
+			lab.CheckCalls(t, r, 1, lab.LoginCalls...)
+			w.CheckCached(t)
+		})
+	}
+}
+
+// withField returns r with one field as value, or without it if that is nil.
+func withField(t *testing.T, r lab.Record, name string, value any) map[string]any {
+	t.Helper()
+	encoded, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fields map[string]any
+	if err := json.Unmarshal(encoded, &fields); err != nil {
+		t.Fatal(err)
+	}
+	fields[name] = value
+	if value == nil {
+		delete(fields, name)
+	}
+	return fields
+}
+
+func TestRecordIsUsableUntilAMinuteBeforeItsExpiry(t *testing.T) {
+	w := lab.New(t)
+	planted := w.Sealed("planted-token", time.Hour)
+	for left, logins := range map[int64]int{61: 0, 60: 1} {
+		w.Plant(t, planted)
+		// The last nanosecond with 61 s left, the first with 60 s.
+		setClock(t, func() time.Time { return time.Unix(planted.ExpiresAt-left, 999_999_999-999_999_999*(left%2)) })
+		if r := w.RunInProcess(t, lab.FlowStep); len(r.Logins) != logins {
+			t.Errorf("%d logins with %d s left; want %d\n%s", len(r.Logins), left, logins, r.Log)
+		}
+	}
+}
+
+func TestRecordExpiresByTheTimeBeforeTheRequest(t *testing.T) {
+	w := lab.New(t)
+	clock := time.Unix(1_800_000_000, 999_999_999)
+	setClock(t, func() time.Time { return clock })
+	w.Instance.SetFault(func(int, http.ResponseWriter, *http.Request) bool {
+		clock = clock.Add(10 * time.Second) // a slow answer
+		return false
+	})
+	w.RunInProcess(t, lab.FlowStep)
+	if cached, _ := w.Cached(t); cached.ExpiresAt != 1_800_001_800 {
+		t.Errorf("expires_at = %d; want 1800 s after the request was sent, 1800001800", cached.ExpiresAt)
+	}
+}
+
+func TestRecordWithAShortLifeIsStoredWithAWord(t *testing.T) {
+	t.Parallel()
+	w := lab.New(t)
+	w.Instance.Lifetime = 30 * time.Second
+	r := w.Run(t, lab.FlowStep)
+	if !r.OK() {
+		t.Errorf("result = %s; want \"OK\"\n%s", r.Result, r.Log)
+	}
+	lab.CheckLines(t, r.Log, lineNothing, `.+ gave a token valid for (30|29)s\.`, `.+ later steps may find it expired\.`, lineStored)
+	if cached, _ := w.Cached(t); !w.Instance.Valid(cached.Token) {
+		t.Error("the token is not cached")
+	}
+	if r = w.Run(t, lab.FlowStep); len(r.Logins) != 1 {
+		t.Errorf("%d logins of the next run; want 1", len(r.Logins))
+	}
+}
+
+// The kinds of a cache that cannot be read or written: what a run says of each.
+func TestCacheThatCannotBeUsed(t *testing.T) {
+	t.Parallel()
+	readOnly := func(t *testing.T, w *lab.World) { w.Workspace.AddToken(w.Token, windmill.Rights{Read: true}) }
+	const rights = `Check that the folder f/ServiceNow exists and that this run's user "u/user" may read and write in it.`
+	for _, test := range []struct {
+		name  string
+		spoil func(t *testing.T, w *lab.World)
+		words []string
+	}{
+		{"no folder", func(t *testing.T, w *lab.World) {
+			w.Workspace = &windmill.Workspace{Name: w.Workspace.Name}
+			w.Workspace.AddToken(w.Token, windmill.Rights{Read: true, Write: true})
+			w.Worker.Workspace, w.Worker.BaseURL = w.Workspace, lab.Serve(t, w.Workspace)
+		}, []string{"cannot be written", `"Not authorized"`, rights}},
+		{"no right to write, nothing there", readOnly, []string{"cannot be written", `"Not authorized"`, rights}},
+		{"no right to write, nothing there, on an old server", func(t *testing.T, w *lab.World) {
+			readOnly(t, w)
+			w.Workspace.Old = true
+		}, []string{"cannot be written", `"SqlErr"`, rights}},
+		{"no right to write, an expired record there", func(t *testing.T, w *lab.World) {
+			readOnly(t, w)
+			w.Plant(t, w.Sealed("old-token", -time.Minute))
+		}, []string{"cannot be written", `"Not found"`, rights}},
+		{"no right to write, an expired record there, on an old server", func(t *testing.T, w *lab.World) {
+			readOnly(t, w)
+			w.Workspace.Old = true
+			w.Plant(t, w.Sealed("old-token", -time.Minute))
+		}, []string{"cannot be written", "reported success, but it is not there", rights}},
+		{"no right to write, the Python script's record there, on an old server", func(t *testing.T, w *lab.World) {
+			readOnly(t, w)
+			w.Workspace.Old = true
+			w.Plant(t, map[string]any{"token": "by-python", "expires_at": float64(time.Now().Unix()) + 1799.25})
+		}, []string{"cannot be written", "reported success, but it is not there", rights}},
+		{"no right to read", func(t *testing.T, w *lab.World) {
+			w.Plant(t, w.Sealed("good-token", time.Hour))
+			w.Workspace.AddToken(w.Token, windmill.Rights{Write: true})
+		}, []string{"cannot be read", `"Not authorized"`, rights}},
+		{"a protection rule", func(t *testing.T, w *lab.World) { w.Workspace.Protected = true },
+			[]string{"cannot be written", `"Permission denied"`, `Make this run's user "u/user" an admin`, "bypass list"}},
+		{"a token of the job's that Windmill does not know", func(t *testing.T, w *lab.World) { w.Token = "Wm5-workspace-token-gone" },
+			[]string{"cannot be read", `"Unauthorized"`, "WM_TOKEN"}},
+		{"no Windmill", func(t *testing.T, w *lab.World) { w.Worker.BaseURL = "http://127.0.0.1:1" },
+			[]string{"cannot be read", "Windmill was not reached", "BASE_INTERNAL_URL"}},
+	} {
+		for who, origin := range map[string][]string{"a step": lab.FlowStep, "a schedule": lab.Schedule} {
+			t.Run(test.name+", "+who, func(t *testing.T) {
+				t.Parallel()
+				w := lab.New(t)
+				test.spoil(t, w)
+				before, _ := w.Workspace.Resource(cachePath)
+				r := w.Run(t, origin)
+				if r.Result != "" {
+					t.Errorf("result = %s; want a failure", r.Result)
+				}
+				// A run of its own verifies the credentials all the same.
+				logins, said := 0, "ServiceNow was not asked"
+				if who == "a schedule" {
+					logins, said = 1, "Asking ServiceNow all the same"
+				}
+				if len(r.Logins) != logins {
+					t.Errorf("%d logins; want %d\n%s", len(r.Logins), logins, r.Log)
+				}
+				lab.CheckWords(t, r.Log, append(test.words, cachePath, said)...)
+				after, _ := w.Workspace.Resource(cachePath)
+				if test.name == "no right to read" && logins == 1 {
+					return // it could be stored
+				}
+				if diff := cmp.Diff(string(before.Value), string(after.Value)); diff != "" {
+					t.Errorf("record mismatch (-before +after):\n%s", diff)
+				}
+			})
+		}
+	}
+}
+
+func TestCacheThatAnswersNonsenseIsDescribedInOurOwnWords(t *testing.T) {
+	t.Parallel()
+	text := func(status int, body string) wire.Fault { return wire.Reply(status, "text/plain", body) }
+	const nonsense = "Windmill's answer was not understood"
+	for _, test := range []struct {
+		name  string
+		fault wire.Fault
+		words string
+	}{
+		{"failing", text(500, "Internal: sentinel-body"), `"Internal"`},
+		{"a database's fault", text(500, "SqlErr: sentinel-body"), `"SqlErr"`},
+		{"a bad request", text(400, "Bad request: sentinel-body"), `"Bad request"`},
+		{"failing without a word", text(500, ""), nonsense},
+		{"failing in its own words", text(500, "sentinel-body"), nonsense},
+		{"HTML with 200", wire.Reply(200, "text/html", "<html>sentinel-body</html>"), nonsense},
+		{"nothing with 200", wire.Reply(200, "", ""), nonsense},
+		{"no content", wire.Reply(204, "application/json", ""), nonsense},
+		{"garbage with 200", wire.Reply(200, "application/json", `{"token": sentinel-body`), nonsense},
+		{"a redirect", wire.Reply(302, "text/html", "sentinel-body"), nonsense},
+		{"half an answer", wire.Half, nonsense},
+		{"a reset", wire.Reset, "Windmill was not reached"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			w := lab.New(t)
+			w.Secrets = []string{"sentinel-body"}
+			w.Workspace.SetFault(test.fault)
+			r := w.Run(t, lab.FlowStep)
+			lab.CheckCalls(t, r, 0, lab.Names(r.Windmill)...)
+			lab.CheckWords(t, r.Log, cachePath+" cannot be read: ", test.words)
+
+			// The first of the two tries alone.
+			w.Plant(t, w.Sealed("good-token", time.Hour))
+			w.Workspace.SetFault(wire.Nth(1, test.fault))
+			if r := w.Run(t, lab.FlowStep); !r.OK() || len(r.Logins) != 0 {
+				t.Errorf("result = %s with %d logins; want \"OK\" and none\n%s", r.Result, len(r.Logins), r.Log)
+			}
+		})
+	}
+}
+
+func TestClientOnTheWire(t *testing.T) {
+	w := lab.New(t)
+	w.Setenv(t)
+	const path = cachePath
+	calls := func() []wire.Call {
+		calls := w.Workspace.TakeCalls()
+		for i, call := range calls {
+			calls[i].Header = http.Header{"Authorization": call.Header["Authorization"]}
+			if kind := call.Header["Content-Type"]; kind != nil {
+				calls[i].Header["Content-Type"] = kind
+			}
+		}
+		return calls
+	}
+	bearer := http.Header{"Authorization": {"Bearer " + w.Token}}
+	bearerJSON := http.Header{"Authorization": {"Bearer " + w.Token}, "Content-Type": {"application/json"}}
+	const resources = "/api/w/test%20workspace/resources/"
+	read := wire.Call{Method: "GET", Path: resources + "get_value_interpolated/" + lab.EscapedPath, Header: bearer, Status: 404}
+
+	_, err := wmill.GetResource(path)
+	if err == nil || err.Error() != "Not found: Resource "+path+" not found" {
+		t.Errorf("GetResource of nothing = %v; want the bare body as an error", err)
+	}
+	if diff := cmp.Diff([]wire.Call{read}, calls()); diff != "" {
+		t.Errorf("GetResource mismatch (-want +got):\n%s", diff)
+	}
+
+	if err := wmill.SetResource(path, map[string]any{"a": 1}); err != nil {
+		t.Error(err)
+	}
+	create := wire.Call{Method: "POST", Path: resources + "create?update_if_exists=true", Header: bearerJSON, Status: 201}
+	got := calls()
+	if len(got) == 2 {
+		var body any
+		if err := json.Unmarshal([]byte(got[1].Body), &body); err != nil {
+			t.Error(err)
+		}
+		want := map[string]any{"path": path, "value": map[string]any{"a": 1.0}, "resource_type": "any"}
+		if diff := cmp.Diff(want, body); diff != "" {
+			t.Errorf("body of create mismatch (-want +got):\n%s", diff)
+		}
+		got[1].Body = ""
+	}
+	if diff := cmp.Diff([]wire.Call{read, create}, got); diff != "" {
+		t.Errorf("SetResource of nothing mismatch (-want +got):\n%s", diff)
+	}
+
+	// Any answer but 404 leads to an update, which leaves the type alone.
+	for _, status := range []int{200, 401, 500} {
+		w.Workspace.SetFault(func(n int, rw http.ResponseWriter, r *http.Request) bool {
+			return n == 1 && status != 200 && wire.Reply(status, "text/plain", "x")(n, rw, r)
+		})
+		if err := wmill.SetResource(path, 2, "state"); err != nil {
+			t.Error(err)
+		}
+		read.Status = status
+		update := wire.Call{Method: "POST", Path: resources + "update_value/" + lab.EscapedPath, Header: bearerJSON, Body: `{"value":2}`, Status: 200}
+		got := calls()
+		for i := range got {
+			got[i].Body = strings.TrimSpace(got[i].Body)
+		}
+		if diff := cmp.Diff([]wire.Call{read, update}, got); diff != "" {
+			t.Errorf("SetResource after %d mismatch (-want +got):\n%s", status, diff)
+		}
+	}
+	if resource, _ := w.Workspace.Resource(path); resource.Type != "any" || string(resource.Value) != "2" {
+		t.Errorf("resource = %s %s; want any 2", resource.Type, resource.Value)
+	}
+
+	// The hazards: the script is written around each.
+	w.Workspace.SetFault(wire.Reply(500, "text/html", "<html>"))
+	if err := wmill.SetResource(path, 2); err == nil || err.Error() != "<html>" {
+		t.Errorf("SetResource with 500 = %v; want the bare body", err)
+	}
+	w.Workspace.SetFault(wire.Reply(200, "text/html", "<html>"))
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("GetResource did not panic on a 200 that is not JSON")
+			}
+		}()
+		_, _ = wmill.GetResource(path)
+	}()
+	w.Workspace.SetFault(nil)
+	w.Plant(t, nil)
+	if value, err := wmill.GetResource(path); value != nil || err != nil {
+		t.Errorf("GetResource of null = %v, %v; want nil, nil", value, err)
+	}
+	t.Setenv("BASE_INTERNAL_URL", "")
+	if _, err := wmill.GetResource(path); err == nil || !strings.Contains(err.Error(), "unsupported protocol scheme") {
+		t.Errorf("GetResource without BASE_INTERNAL_URL = %v; want an unsupported protocol scheme", err)
+	}
+}
+
+// refuseFrom makes the workspace's server refuse connections from its nth call on.
+func refuseFrom(t *testing.T, w *lab.World, n int) {
+	server := httptest.NewServer(w.Workspace)
+	t.Cleanup(server.Close)
+	w.Worker.BaseURL = server.URL
+	if n == 1 {
+		server.Close()
+		return
+	}
+	w.Workspace.SetFault(func(call int, rw http.ResponseWriter, _ *http.Request) bool {
+		if call == n-1 {
+			rw.Header().Set("Connection", "close")
+			_ = server.Listener.Close()
+		}
+		return false
+	})
+}
+
+func TestCacheFaultAtEachCall(t *testing.T) {
+	t.Parallel()
+	const (
+		read      = 1
+		findClaim = 2 // the client's own read, to choose between creating and updating
+		claim     = 3
+		readClaim = 4
+		find      = 5 // likewise
+		store     = 6
+
+		plain      = "text/plain"
+		jsonAnswer = "application/json"
+	)
+	calls := []string{read: "read", findClaim: "read before the claim", claim: "claim", readClaim: "read of the claim",
+		find: "read before storing", store: "storing"}
+	large := `{"token":"` + strings.Repeat("a", 5<<20) + `","expires_at":9999999999,"seal":"00"}`
+	for _, fault := range []struct {
+		name  string
+		fault wire.Fault // nil for a server that is gone from then on
+	}{
+		{"refused", nil},
+		{"reset", wire.Reset},
+		{"hanging", wire.Hang("")},
+		{"401", wire.Reply(401, plain, "Not authorized: S3ntinel-body")},
+		{"403", wire.Reply(403, plain, "Permission denied: S3ntinel-body")},
+		{"404", wire.Reply(404, plain, "Not found: S3ntinel-body")},
+		{"500", wire.Reply(500, plain, "Internal: S3ntinel-body")},
+		{"HTML with 200", wire.Reply(200, "text/html", "<html>S3ntinel-body</html>")},
+		{"null", wire.Reply(200, jsonAnswer, "null")},
+		{"garbage", wire.Reply(200, jsonAnswer, `{"S3ntinel-body`)},
+		{"a value of 5 MB", wire.Reply(200, jsonAnswer, large)},
+	} {
+		for call := read; call <= store; call++ {
+			for who, origin := range map[string][]string{"a step": lab.FlowStep, "a schedule": lab.Schedule} {
+				t.Run(fmt.Sprintf("%s, %s, %s", calls[call], fault.name, who), func(t *testing.T) {
+					t.Parallel()
+					gone, hanging := fault.fault == nil, fault.name == "hanging"
+					if hanging && (testing.Short() || lab.InProcess) {
+						t.Skip("takes seconds")
+					}
+					w := lab.New(t)
+					w.Secrets = []string{"S3ntinel-body"}
+					old := w.Sealed("old-token", 30*time.Second)
+					w.Plant(t, old)
+					if gone {
+						refuseFrom(t, w, call)
+					} else {
+						w.Workspace.SetFault(wire.Nth(call, fault.fault))
+					}
+					r := w.Run(t, origin)
+
+					// A read is tried twice, and so is storing. The client's own read before a write
+					// passes over any status; Go's transport sends it again after a reset. A write
+					// that answers 200 and stores nothing shows when the claim is read.
+					unclaimed := call == claim || call <= readClaim && gone || call == findClaim && (hanging || fault.name == "garbage")
+					asked := !unclaimed || who == "a schedule"
+					ok := asked && !gone && !(call >= find && hanging)
+					if r.OK() != ok {
+						t.Errorf("result = %s; want success %t\n%s", r.Result, ok, r.Log)
+					}
+					if (len(r.Logins) == 1) != asked || len(r.Logins) > 1 {
+						t.Errorf("%d logins; want one: %t\n%s", len(r.Logins), asked, r.Log)
+					}
+					if !ok {
+						lab.CheckWords(t, r.Log, cachePath+" cannot be ")
+					}
+					if r.Took > 30*time.Second {
+						t.Errorf("took %s", r.Took)
+					}
+					switch cached, _ := w.Cached(t); {
+					case cached.Login != nil: // a claim that this run could not replace
+						cached.Login = nil
+						if call < readClaim || cached != old {
+							t.Errorf("the record beside the claim is not the old one: %+v", cached)
+						}
+					case ok:
+						w.CheckCached(t)
+					case cached != old:
+						t.Errorf("the record is neither the old one nor a new one: %+v", cached)
+					}
+				})
+			}
+		}
+	}
+}
+
+func FuzzCachedRecord(f *testing.F) {
+	snow := servicenow{InstanceURL: "https://dev12345.service-now.com", ClientID: "id", ClientSecret: "secret", Username: "user", Password: "password"}
+	made := make(map[record]bool)
+	logins := make(map[login]bool)
+	for token, expiresAt := range map[string]int64{"abc": 1_800_000_000, "a=": 1, "": 0} {
+		r := record{Token: token, ExpiresAt: expiresAt, InstanceURL: snow.InstanceURL}
+		r.Seal = snow.seal(r)
+		made[r] = true
+		l := login{By: token, At: expiresAt, Refusals: 1, RefusedAt: expiresAt, Outcome: "answered 401"}
+		l.Seal = snow.loginSeal(l)
+		logins[l] = true
+		for _, value := range []any{r, snow.withLogin(map[string]any{"token": token, "x": 1.5}, l)} {
+			encoded, err := json.Marshal(value)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(string(encoded))
+		}
+	}
+	for _, value := range []string{
+		`null`, `{}`, `[]`, `"x"`, `{"token":"abc","expires_at":1e300,"seal":""}`, `{"token":1,"expires_at":"1","seal":null}`,
+		`{"login":1}`, `{"login":{"by":"x","at":1e18}}`, `{"login":{"by":1}}`, `{"token":"abc","login":null}`,
+	} {
+		f.Add(value)
+	}
+	f.Fuzz(func(t *testing.T, encoded string) {
+		var value any
+		if json.Unmarshal([]byte(encoded), &value) != nil {
+			return
+		}
+		found := snow.understand(value)
+		// Nobody can forge a seal, so what is believed is one of those made here.
+		if found.record != (record{}) && !made[found.record] {
+			t.Errorf("believed the record of %s", encoded)
+		}
+		if found.mine && !logins[found.login] {
+			t.Errorf("believed the login of %s", encoded)
+		}
+		found.login.underWay(time.Unix(1_800_000_000, 0))
+		heldUntil(found.login, byJob, time.Unix(1_800_000_000, 0))
+		_ = whyNotReused(found)
+
+		// A claim leaves all else as it was.
+		claimed := snow.withLogin(value, login{By: "job"})
+		if !snow.understand(claimed).mine {
+			t.Errorf("a claim in %s is not believed", encoded)
+		}
+		if fields, isObject := value.(map[string]any); isObject && !snow.repeatedIn(value) {
+			delete(claimed, "login")
+			before := maps.Clone(fields)
+			delete(before, "login")
+			if diff := cmp.Diff(before, claimed); diff != "" {
+				t.Errorf("a claim changes more than the login (-before +after):\n%s", diff)
+			}
+		}
+	})
+}
+
+// One login at a time.
+
+// fastClock is a clock that main.go's pauses move on, from now.
+func fastClock(t *testing.T) (clock *time.Time) {
+	t.Helper()
+	at := time.Now()
+	setClock(t, func() time.Time { return at })
+	after = func(pause time.Duration) <-chan time.Time {
+		at = at.Add(pause)
+		return time.After(0)
+	}
+	return &at
+}
+
+func TestHeldUntil(t *testing.T) {
+	const clock = 1_800_000_000
+	const never = untilMended
+	for _, test := range []struct {
+		name      string
+		refusals  int
+		ahead     int64 // seconds by which the refusal's time is ahead of the clock
+		started   origin
+		want      time.Duration // from the refusal on; 0 for not at all
+		heldOfOwn bool
+	}{
+		{"no refusal", 0, 0, byJob, 0, false},
+		{"a step after the first", 1, 0, byJob, 10 * time.Minute, true},
+		{"a schedule after the first", 1, 0, bySchedule, 10 * time.Minute, true},
+		{"a step after the second", 2, 0, byJob, 6 * time.Hour, true},
+		{"a schedule after the second", 2, 0, bySchedule, 6 * time.Hour, true},
+		{"a step after the third", 3, 0, byJob, never, true},
+		{"a schedule after the hundredth", 100, 0, bySchedule, never, true},
+		{"by hand after the first", 1, 0, byHand, time.Minute, true},
+		{"by hand after the third", 3, 0, byHand, time.Minute, true},
+		{"by a clock that is an hour ahead", 3, 3600, byJob, never, true},
+		{"by a clock that is further ahead", 3, 3601, byJob, 0, false},
+		{"below nothing", -1, 0, byJob, 0, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			refused := time.Unix(clock+test.ahead, 0)
+			want := time.Time{}
+			if test.want != 0 {
+				want = refused.Add(test.want)
+			}
+			got := heldUntil(login{Refusals: test.refusals, RefusedAt: refused.Unix()}, test.started, time.Unix(clock, 0))
+			if !got.Equal(want) {
+				t.Errorf("heldUntil = %s; want %s", got, want)
+			}
+		})
+	}
+}
+
+// A login under way, and what comes of it: what a run does that finds it.
+func TestLoginOfAnotherJobIsWaitedFor(t *testing.T) {
+	const failedWith = "https://dev12345.service-now.com/oauth_token.do answered 503"
+	under := func(w *lab.World, at time.Time) *lab.Login { return w.SealLogin(lab.Login{By: "job-1", At: at.Unix()}) }
+	others := func(w *lab.World) *lab.World {
+		other := *w
+		other.Snow.Username = "somebody else"
+		return &other
+	}
+	success := func(lifetime time.Duration) func(t *testing.T, w *lab.World, at time.Time) {
+		return func(t *testing.T, w *lab.World, at time.Time) {
+			w.Plant(t, w.Seal("their-token", at.Add(lifetime).Unix()))
+		}
+	}
+	fails := func(t *testing.T, w *lab.World, at time.Time) {
+		cached, _ := w.Cached(t)
+		cached.Login = w.SealLogin(lab.Login{At: at.Unix(), Outcome: failedWith})
+		w.Plant(t, cached)
+	}
+	for _, test := range []struct {
+		name   string
+		origin []string
+		plant  func(t *testing.T, w *lab.World, at time.Time) // what the run finds
+		ends   func(t *testing.T, w *lab.World, at time.Time) // what has come of it by the third read; nil for nothing
+		result string                                         // OK, or a word of the error
+		logins int
+		least  time.Duration // how long the run waits at least
+	}{
+		{"a step takes its token", lab.FlowStep, nil, success(time.Hour), "OK", 0, time.Second},
+		{"a schedule takes its token", lab.Schedule, nil, success(time.Hour), "OK", 0, time.Second},
+		{"a run by hand takes its token", lab.ByHand, nil, success(time.Hour), "OK", 0, time.Second},
+		{"a step takes its token even in its last minute", lab.FlowStep, nil, success(20 * time.Second), "OK", 0, time.Second},
+		{"a step does not take a token that has expired", lab.FlowStep, nil, success(-time.Second), "OK", 1, time.Second},
+		{"a step takes its failure", lab.FlowStep, nil, fails, failedWith, 0, time.Second},
+		{"a schedule takes its failure", lab.Schedule, nil, fails, failedWith, 0, time.Second},
+		{"a step logs in for itself if it never ends", lab.FlowStep, nil, nil, "OK", 1, 20 * time.Second},
+		{"a step does not wait beside a usable token", lab.FlowStep, func(t *testing.T, w *lab.World, at time.Time) {
+			r := w.Sealed("good-token", time.Hour)
+			r.Login = under(w, at)
+			w.Plant(t, r)
+		}, nil, "OK", 0, 0},
+		{"a schedule waits beside a usable token", lab.Schedule, func(t *testing.T, w *lab.World, at time.Time) {
+			r := w.Sealed("good-token", time.Hour)
+			r.Login = under(w, at)
+			w.Plant(t, r)
+		}, fails, failedWith, 0, time.Second},
+		{"one with other credentials is waited for, and its token not taken", lab.FlowStep, func(t *testing.T, w *lab.World, at time.Time) {
+			w.Plant(t, map[string]any{"token": "", "expires_at": 0, "login": under(others(w), at)})
+		}, func(t *testing.T, w *lab.World, at time.Time) { success(time.Hour)(t, others(w), at) }, "OK", 1, time.Second},
+		{"one with other credentials is waited for, and its failure not taken", lab.FlowStep, func(t *testing.T, w *lab.World, at time.Time) {
+			w.Plant(t, map[string]any{"token": "", "expires_at": 0, "login": under(others(w), at)})
+		}, func(t *testing.T, w *lab.World, at time.Time) { fails(t, others(w), at) }, "OK", 1, time.Second},
+		{"one without a seal is waited for", lab.FlowStep, func(t *testing.T, w *lab.World, at time.Time) {
+			w.Plant(t, map[string]any{"token": "", "expires_at": 0, "login": lab.Login{By: "planted", At: at.Unix()}})
+		}, nil, "OK", 1, 20 * time.Second},
+		{"one that began 19 s ago is waited for", lab.FlowStep, func(t *testing.T, w *lab.World, at time.Time) {
+			w.Plant(t, map[string]any{"token": "", "expires_at": 0, "login": under(w, at.Add(-19*time.Second))})
+		}, nil, "OK", 1, 300 * time.Millisecond},
+		{"one that began 21 s ago is dead", lab.FlowStep, func(t *testing.T, w *lab.World, at time.Time) {
+			w.Plant(t, map[string]any{"token": "", "expires_at": 0, "login": under(w, at.Add(-21*time.Second))})
+		}, nil, "OK", 1, 0},
+		{"one by a clock that is five minutes behind is dead", lab.FlowStep, func(t *testing.T, w *lab.World, at time.Time) {
+			w.Plant(t, map[string]any{"token": "", "expires_at": 0, "login": under(w, at.Add(-5*time.Minute))})
+		}, nil, "OK", 1, 0},
+		{"one by a clock that is five minutes ahead is waited for", lab.FlowStep, func(t *testing.T, w *lab.World, at time.Time) {
+			w.Plant(t, map[string]any{"token": "", "expires_at": 0, "login": under(w, at.Add(5*time.Minute))})
+		}, nil, "OK", 1, 20 * time.Second},
+		{"one more than an hour ahead says nothing", lab.FlowStep, func(t *testing.T, w *lab.World, at time.Time) {
+			w.Plant(t, map[string]any{"token": "", "expires_at": 0, "login": under(w, at.Add(61*time.Minute))})
+		}, nil, "OK", 1, 0},
+		{"one that is no login says nothing", lab.FlowStep, func(t *testing.T, w *lab.World, at time.Time) {
+			w.Plant(t, map[string]any{"token": "", "expires_at": 0, "login": "soon"})
+		}, nil, "OK", 1, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := lab.New(t)
+			clock := fastClock(t)
+			began := *clock
+			if test.plant != nil {
+				test.plant(t, w, began)
+			} else {
+				w.Plant(t, map[string]any{"token": "", "expires_at": 0, "instance_url": "", "seal": "", "login": under(w, began)})
+			}
+			w.Workspace.SetFault(func(n int, _ http.ResponseWriter, _ *http.Request) bool {
+				if n == 3 && test.ends != nil {
+					test.ends(t, w, *clock)
+				}
+				return false
+			})
+			r := w.RunInProcess(t, test.origin)
+			if len(r.Logins) != test.logins {
+				t.Errorf("%d logins; want %d", len(r.Logins), test.logins)
+			}
+			if ok := test.result == "OK"; r.OK() != ok || !ok && !strings.Contains(r.Log, test.result) {
+				t.Errorf("result = %s; want %s\n%s", r.Result, test.result, r.Log)
+			}
+			waited := clock.Sub(began)
+			if test.logins > 0 {
+				waited -= claimPause
+			}
+			if waited < test.least-time.Second || waited > test.least+2*time.Second {
+				t.Errorf("waited %s; want %s\n%s", waited, test.least, r.Log)
+			}
+			if told := regexp.MustCompile(lineWaits).FindAllString(r.Log, -1); (len(told) == 1) != (test.least > 0) || len(told) > 1 {
+				t.Errorf("the log tells %d times that the run waits:\n%s", len(told), r.Log)
+			}
+			if cached, _ := w.Cached(t); test.logins == 1 && (cached.Login != nil || !w.Instance.Valid(cached.Token)) {
+				t.Errorf("the record is %+v; want a token of ServiceNow's and no login", cached)
+			}
+		})
+	}
+}
+
+func TestClaimThatAnotherJobReplaced(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		by     func(t *testing.T, w *lab.World, at time.Time) // stands there when the run reads its claim
+		logins int
+		result string
+	}{
+		{"by its own claim, and then by its token", func(t *testing.T, w *lab.World, at time.Time) {
+			w.Plant(t, map[string]any{"token": "", "expires_at": 0, "login": w.SealLogin(lab.Login{By: "job-1", At: at.Unix()})})
+			w.Workspace.SetFault(wire.Nth(2, func(int, http.ResponseWriter, *http.Request) bool {
+				w.Plant(t, w.Seal("their-token", at.Add(time.Hour).Unix()))
+				return false
+			}))
+		}, 0, "OK"},
+		{"by its token", func(t *testing.T, w *lab.World, at time.Time) {
+			w.Plant(t, w.Seal("their-token", at.Add(time.Hour).Unix()))
+		}, 0, "OK"},
+		{"by its failure", func(t *testing.T, w *lab.World, at time.Time) {
+			w.Plant(t, map[string]any{"token": "", "expires_at": 0,
+				"login": w.SealLogin(lab.Login{At: at.Unix(), Outcome: "they were answered 503"})})
+		}, 0, "they were answered 503"},
+		{"by the Python script's record", func(t *testing.T, w *lab.World, at time.Time) {
+			w.Plant(t, map[string]any{"token": "by-python", "expires_at": 1767225600.25})
+		}, 1, "OK"},
+		{"by nobody, but it is gone", func(t *testing.T, w *lab.World, at time.Time) {
+			w.Workspace.DeleteResource(cachePath)
+		}, 1, "OK"},
+	} {
+		for who, origin := range map[string][]string{"a step": lab.FlowStep, "a schedule": lab.Schedule} {
+			t.Run(test.name+", "+who, func(t *testing.T) {
+				w := lab.New(t)
+				clock := fastClock(t)
+				w.Plant(t, map[string]any{"token": "", "expires_at": 0})
+				w.Workspace.SetFault(func(n int, _ http.ResponseWriter, _ *http.Request) bool {
+					if n == 4 {
+						test.by(t, w, *clock)
+					}
+					return false
+				})
+				r := w.RunInProcess(t, origin)
+				if len(r.Logins) != test.logins {
+					t.Errorf("%d logins; want %d\n%s", len(r.Logins), test.logins, r.Log)
+				}
+				if ok := test.result == "OK"; r.OK() != ok || !ok && !strings.Contains(r.Log, test.result) {
+					t.Errorf("result = %s; want %s\n%s", r.Result, test.result, r.Log)
+				}
+			})
+		}
+	}
+}
+
+func TestLoginsOfOthersWithoutEndAreGivenUp(t *testing.T) {
+	w := lab.New(t)
+	clock := fastClock(t)
+	began := *clock
+	reads := 0
+	w.Workspace.SetFault(func(_ int, _ http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodGet { // each read finds another job
+			reads++
+			w.Plant(t, map[string]any{"token": "", "expires_at": 0,
+				"login": w.SealLogin(lab.Login{By: fmt.Sprintf("job-%d", reads), At: clock.Unix()})})
+		}
+		return false
+	})
+	r := w.RunInProcess(t, lab.FlowStep)
+	if took := clock.Sub(began); r.Result != "" || len(r.Logins) != 0 || took > 55*time.Second {
+		t.Errorf("result = %s after %s with %d logins; want a failure within the minute, and none", r.Result, took, len(r.Logins))
+	}
+	lab.CheckWords(t, r.Log, "other jobs have been logging in")
+}
+
+func TestClaimTouchesNothingButTheLogin(t *testing.T) {
+	t.Parallel()
+	const python = `{"token":"by-python","expires_at":1767225600.123456,"of others":{"a":[1,2.5,null]}}`
+	for _, test := range []struct {
+		name, before, after string
+	}{
+		{"beside the Python script's record", python, python},
+		{"where there is nothing", "", `{"token":"","expires_at":0}`},
+		{"where there is null", "null", `{"token":"","expires_at":0}`},
+		{"where there is no object", `["x"]`, `{"token":"","expires_at":0}`},
+		{"in an empty object", `{}`, `{}`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			w := lab.New(t)
+			w.Instance.SetAccount(w.Account, false)
+			if test.before != "" {
+				w.Workspace.SetResource(cachePath, windmill.Resource{Type: cacheType, Value: json.RawMessage(test.before)})
+			}
+			want := windmill.Resource{Value: json.RawMessage(test.after)}
+			claims := 0
+			w.Instance.SetFault(func(int, http.ResponseWriter, *http.Request) bool {
+				w.CheckUnchanged(t, want) // with the claim in it
+				claims++
+				return false
+			})
+			if r := w.Run(t, lab.FlowStep); r.Result != "" || claims != 1 {
+				t.Errorf("result = %s after %d logins; want a refusal\n%s", r.Result, claims, r.Log)
+			}
+			w.CheckUnchanged(t, want) // with the refusal in it
+		})
+	}
+}
+
+// Windmill replaces "$var:…" when it hands a value out, under the rights of the job.
+func TestClaimDoesNotWriteBackASecretThatSomebodyPlanted(t *testing.T) {
+	t.Parallel()
+	for _, planted := range []string{`{"token":"$var:f/x/password","expires_at":0}`, `{"token":"","x":{"y":["$res:f/x/login"]}}`} {
+		w := lab.New(t)
+		w.Workspace.SetVariable("f/x/password", lab.Password)
+		w.Workspace.SetResource("f/x/login", windmill.Resource{Type: "any", Value: json.RawMessage(`{"secret":"$var:f/x/secret"}`)})
+		w.Workspace.SetVariable("f/x/secret", lab.ClientSecret)
+		w.Workspace.SetResource(cachePath, windmill.Resource{Type: cacheType, Value: json.RawMessage(planted)})
+		w.Instance.SetFault(wire.Reply(503, "", ""))
+		w.Run(t, lab.FlowStep)
+		after, _ := w.Workspace.Resource(cachePath)
+		w.CheckSecrets(t, string(after.Value))
+	}
+}
+
+func TestRefusalHoldsOthersBack(t *testing.T) {
+	ago := func(w *lab.World, clock time.Time, refusals int, age time.Duration) *lab.Login {
+		return w.SealLogin(lab.Login{Refusals: refusals, RefusedAt: clock.Add(-age).Unix(), Outcome: "they were answered 401"})
+	}
+	for _, test := range []struct {
+		name     string
+		origin   []string
+		refusals int
+		age      time.Duration
+		held     bool
+	}{
+		{"a step for 10 minutes after the first", lab.FlowStep, 1, 10*time.Minute - time.Second, true},
+		{"a step no longer", lab.FlowStep, 1, 10*time.Minute + time.Second, false},
+		{"a schedule for 10 minutes after the first", lab.Schedule, 1, 10*time.Minute - time.Second, true},
+		{"a schedule no longer", lab.Schedule, 1, 10*time.Minute + time.Second, false},
+		{"a step for 6 hours after the second", lab.FlowStep, 2, 6*time.Hour - time.Second, true},
+		{"a step no longer than 6 hours", lab.FlowStep, 2, 6*time.Hour + time.Second, false},
+		{"a schedule for ever after the third", lab.Schedule, 3, 365 * 24 * time.Hour, true},
+		{"a run by hand for a minute", lab.ByHand, 3, 59 * time.Second, true},
+		{"a run by hand no longer", lab.ByHand, 3, 61 * time.Second, false},
+		{"nobody if it was more than an hour ahead", lab.FlowStep, 3, -61 * time.Minute, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := lab.New(t)
+			clock := fastClock(t)
+			r := w.Sealed("old-token", -time.Minute)
+			r.Login = ago(w, *clock, test.refusals, test.age)
+			w.Plant(t, r)
+			ran := w.RunInProcess(t, test.origin)
+			if ran.OK() == test.held || (len(ran.Logins) == 0) != test.held {
+				t.Errorf("result = %s with %d logins; want held back: %t\n%s", ran.Result, len(ran.Logins), test.held, ran.Log)
+			}
+			if test.held {
+				lab.CheckCalls(t, ran, 0, lab.ReadFound)
+				lab.CheckWords(t, ran.Log, "ServiceNow was not asked", fmt.Sprintf("in a row: %d", test.refusals), "they were answered 401",
+					time.Unix(r.Login.RefusedAt, 0).UTC().Format(time.RFC3339), "credentials in the resource change", "run this script by hand")
+			} else {
+				w.CheckCached(t) // and no login in it
+			}
+		})
+	}
+
+	for name, change := range map[string]func(t *testing.T, w *lab.World, r *lab.Record){
+		"of other credentials": func(t *testing.T, w *lab.World, r *lab.Record) {
+			other := *w
+			other.Snow.Password = "old"
+			r.Login = ago(&other, time.Now(), 3, time.Second)
+		},
+		"without a seal":                   func(t *testing.T, w *lab.World, r *lab.Record) { r.Login.Seal = "" },
+		"with one refusal more":            func(t *testing.T, w *lab.World, r *lab.Record) { r.Login.Refusals++ },
+		"with another time":                func(t *testing.T, w *lab.World, r *lab.Record) { r.Login.RefusedAt++ },
+		"with another outcome":             func(t *testing.T, w *lab.World, r *lab.Record) { r.Login.Outcome = "x" },
+		"with the record's seal":           func(t *testing.T, w *lab.World, r *lab.Record) { r.Login.Seal = r.Seal },
+		"with another job's name":          func(t *testing.T, w *lab.World, r *lab.Record) { r.Login.By, r.Login.At = "x", 1 },
+		"in a row that has been deleted":   nil,
+		"where the resource was mended":    func(t *testing.T, w *lab.World, r *lab.Record) { mend(w) },
+		"where the client secret was, too": func(t *testing.T, w *lab.World, r *lab.Record) { w.Account.ClientSecret = "Kx9-new"; mend(w) },
+	} {
+		t.Run("nobody "+name, func(t *testing.T) {
+			w := lab.New(t)
+			r := w.Sealed("old-token", -time.Minute)
+			r.Login = ago(w, time.Now(), 3, time.Second)
+			if change != nil {
+				change(t, w, &r)
+				w.Plant(t, r)
+			}
+			if ran := w.Run(t, lab.FlowStep); !ran.OK() || len(ran.Logins) != 1 {
+				t.Errorf("result = %s with %d logins; want \"OK\" and one\n%s", ran.Result, len(ran.Logins), ran.Log)
+			}
+			w.CheckCached(t)
+		})
+	}
+
+	t.Run("nobody from a usable token", func(t *testing.T) {
+		w := lab.New(t)
+		r := w.Sealed("good-token", time.Hour)
+		r.Login = ago(w, time.Now(), 3, time.Second)
+		w.Plant(t, r)
+		ran := w.Run(t, lab.FlowStep)
+		lab.CheckLines(t, ran.Log, lineReused)
+		lab.CheckCalls(t, ran, 0, lab.ReadFound)
+	})
+}
+
+// mend changes the password on the instance and in the resource.
+func mend(w *lab.World) {
+	w.Account.Password = "Zq7-new-password"
+	w.Instance.SetAccount(w.Account, true)
+	w.Snow.Password, w.Snow.ClientSecret = w.Account.Password, w.Account.ClientSecret
+}
+
+func TestRefusalsInARowAreCountedUntilALoginSucceeds(t *testing.T) {
+	w := lab.New(t)
+	clock := fastClock(t)
+	w.Instance.SetAccount(w.Account, false)
+	for i, test := range []struct {
+		pause  time.Duration
+		origin []string
+		logins int
+		count  int // of refusals afterwards
+	}{
+		{0, lab.Schedule, 1, 1},
+		{9 * time.Minute, lab.Schedule, 0, 1},
+		{2 * time.Minute, lab.FlowStep, 1, 2},
+		{time.Hour, lab.Schedule, 0, 2},
+		{5 * time.Hour, lab.Schedule, 1, 3},
+		{90 * 24 * time.Hour, lab.Schedule, 0, 3},
+		{0, lab.ByHand, 1, 4},
+		{30 * time.Second, lab.ByHand, 0, 4},
+	} {
+		*clock = clock.Add(test.pause)
+		r := w.RunInProcess(t, test.origin)
+		cached, _ := w.Cached(t)
+		if r.Result != "" || len(r.Logins) != test.logins || cached.Login == nil || cached.Login.Refusals != test.count {
+			t.Errorf("run %d: %d logins, then the login %+v; want %d, then %d refusals\n%s",
+				i+1, len(r.Logins), cached.Login, test.logins, test.count, r.Log)
+		}
+	}
+
+	// Another failure is no refusal, and does not end the row either.
+	*clock = clock.Add(time.Minute)
+	w.Instance.SetFault(wire.Reply(503, "", ""))
+	w.RunInProcess(t, lab.ByHand)
+	if cached, _ := w.Cached(t); cached.Login == nil || cached.Login.Refusals != 4 || !strings.Contains(cached.Login.Outcome, "503") {
+		t.Errorf("after a 503 the login is %+v; want 4 refusals", cached.Login)
+	}
+
+	w.Instance.SetFault(nil)
+	w.Instance.SetAccount(w.Account, true)
+	if r := w.RunInProcess(t, lab.ByHand); !r.OK() {
+		t.Errorf("by hand: result = %s; want \"OK\"\n%s", r.Result, r.Log)
+	}
+	if cached, _ := w.Cached(t); cached.Login != nil || !w.Instance.Valid(cached.Token) {
+		t.Errorf("after a success the record is %+v; want a good token and no login", cached)
+	}
+}
+
+// Asking ServiceNow.
+
+func TestLoginIsAFormInTheBodyAndNothingElse(t *testing.T) {
+	t.Parallel()
+	w := lab.New(t)
+	w.Instance.SetFault(func(n int, rw http.ResponseWriter, _ *http.Request) bool {
+		rw.Header().Set("Set-Cookie", "JSESSIONID=1; Path=/") // a session that must not be carried on
+		if n == 1 {
+			rw.WriteHeader(http.StatusServiceUnavailable)
+		}
+		return n == 1
+	})
+	r := w.Run(t, lab.FlowStep)
+	if len(r.Logins) != 2 {
+		t.Fatalf("%d logins; want 2\n%s", len(r.Logins), r.Log)
+	}
+	for _, login := range r.Logins {
+		if login.Method != "POST" || login.Path != "/oauth_token.do" {
+			t.Errorf("asked %s %s; want POST /oauth_token.do", login.Method, login.Path)
+		}
+		form, err := url.ParseQuery(login.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		want := url.Values{
+			"grant_type": {"password"}, "client_id": {"client&id"}, "client_secret": {lab.ClientSecret},
+			"username": {"svc user"}, "password": {lab.Password},
+		}
+		if diff := cmp.Diff(want, form); diff != "" {
+			t.Errorf("form mismatch (-want +got):\n%s", diff)
+		}
+		for header, want := range map[string]string{
+			"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json", "Authorization": "", "Cookie": "",
+		} {
+			if got := login.Header.Get(header); got != want {
+				t.Errorf("%s = %q; want %q", header, got, want)
+			}
+		}
+	}
+}
+
+func TestJudgeSaysWhetherAskingAgainMayHelp(t *testing.T) {
+	refused := dialError(t)
+	for _, test := range []struct {
+		name   string
+		status int
+		err    error
+		again  bool
+		words  string
+	}{
+		{"a hibernating instance", 503, errAsleep, false, "Wake it"},
+		{"a refusal", 401, errors.New("x"), false, "does not say why it refused the login"},
+		{"a bad request", 400, errors.New("x"), false, "does not say why it refused the login"},
+		{"a success that is none", 200, errors.New("an HTML page"), false, "answered 200 with an HTML page"},
+		{"a redirect", 307, errors.New("x"), false, "not followed"},
+		{"not modified", 304, errors.New("x"), false, "not followed"},
+		{"a block", 403, errors.New("x"), false, "IP address"},
+		{"no such page", 404, errors.New("x"), false, "not what a token endpoint answers"},
+		{"a rate limit", 429, errors.New("x"), true, "what else asks"},
+		{"an error of the instance", 500, errors.New("x"), false, "run again later"},
+		{"not implemented", 501, errors.New("x"), false, "run again later"},
+		{"a bad gateway", 502, errors.New("x"), true, "run again later"},
+		{"an unavailable instance", 503, errors.New("x"), true, "run again later"},
+		{"a gateway's timeout", 504, errors.New("x"), true, "run again later"},
+		{"a deadline", 0, context.DeadlineExceeded, false, "did not answer in time"},
+		{"a network's timeout", 0, &net.OpError{Err: os.ErrDeadlineExceeded}, false, "did not answer in time"},
+		{"an unknown host", 0, &net.DNSError{IsNotFound: true}, false, "DNS"},
+		{"no route to the network", 0, &net.OpError{Err: os.NewSyscallError("connect", syscall.ENETUNREACH)}, false, "no route"},
+		{"no route to the host", 0, &net.OpError{Err: os.NewSyscallError("connect", syscall.EHOSTUNREACH)}, false, "no route"},
+		{"a refused connection", 0, refused, true, "refused the connection"},
+		{"a reset", 0, &net.OpError{Err: os.NewSyscallError("read", syscall.ECONNRESET)}, true, "broke the connection off"},
+		{"a broken pipe", 0, &net.OpError{Err: os.NewSyscallError("write", syscall.EPIPE)}, true, "broke the connection off"},
+		{"an end", 0, io.EOF, true, "broke the connection off"},
+		{"an end in the body", 0, io.ErrUnexpectedEOF, true, "broke the connection off"},
+		{"anything else", 0, errors.New("S3ntinel-body"), false, "did not answer as an HTTPS server does"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got := judge(test.status, test.err)
+			if got.mayHelp != test.again {
+				t.Errorf("asking again may help: %t; want %t", got.mayHelp, test.again)
+			}
+			lab.CheckWords(t, got.cameBack+". "+got.advice, test.words)
+			if strings.Contains(got.cameBack+got.advice, "S3ntinel") {
+				t.Errorf("Go's own text is shown: %+v", got)
+			}
+		})
+	}
+}
+
+// dialError is the error of a connection to a port on which nobody listens.
+func dialError(t *testing.T) error {
+	t.Helper()
+	_, err := post(context.Background(), "http://127.0.0.1:1", nil)
+	if err == nil {
+		t.Fatal("somebody listens")
+	}
+	return err
+}
+
+func TestAskingAgainPausesLongerEachTime(t *testing.T) {
+	w := lab.New(t)
+	for _, test := range []struct {
+		name  string
+		fault wire.Fault
+		least []time.Duration // the pauses' least
+		most  []time.Duration
+	}{
+		{"without a word", wire.Reply(503, "", ""), []time.Duration{500 * time.Millisecond, time.Second}, []time.Duration{time.Second, 2 * time.Second}},
+		{"with Retry-After", wire.Reply(429, "", "", "Retry-After", "3"), []time.Duration{3 * time.Second, 3 * time.Second}, []time.Duration{3 * time.Second, 3 * time.Second}},
+		{"with Retry-After below the pause", wire.Reply(429, "", "", "Retry-After", "1"), []time.Duration{time.Second, time.Second}, []time.Duration{time.Second, 2 * time.Second}},
+		{"with Retry-After too long to wait", wire.Reply(429, "", "", "Retry-After", "3600"), []time.Duration{5 * time.Second, 5 * time.Second}, []time.Duration{5 * time.Second, 5 * time.Second}},
+		{"a refusal", wire.Reply(401, "", "", "Retry-After", "1"), nil, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var pauses []time.Duration
+			setClock(t, time.Now)
+			after = func(pause time.Duration) <-chan time.Time {
+				pauses = append(pauses, pause)
+				return time.After(0)
+			}
+			w.Instance.SetFault(test.fault)
+			r := w.RunInProcess(t, lab.ByHand, "WM_TOKEN=")
+			if len(r.Logins) != len(test.least)+1 || len(pauses) != len(test.least) {
+				t.Fatalf("%d logins with the pauses %v; want %d\n%s", len(r.Logins), pauses, len(test.least)+1, r.Log)
+			}
+			for i, pause := range pauses {
+				if pause < test.least[i] || pause > test.most[i] {
+					t.Errorf("pause %d = %s; want from %s to %s", i+1, pause, test.least[i], test.most[i])
+				}
+			}
+		})
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	clock := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for _, test := range []struct {
+		name, header string
+		want         time.Duration
+	}{
+		{"nothing", "", 0},
+		{"seconds", "3", 3 * time.Second},
+		{"more than the longest", "6", 5 * time.Second},
+		{"below nothing", "-1", 0},
+		{"a date", "Fri, 02 Jan 2026 03:04:09 GMT", 4 * time.Second},
+		{"a far date", "Fri, 02 Jan 2099 03:04:09 GMT", 5 * time.Second},
+		{"a past date", "Fri, 02 Jan 2015 03:04:09 GMT", 0},
+		{"words", "soon", 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := retryAfter(test.header, clock); got != test.want {
+				t.Errorf("retryAfter(%q) = %s; want %s", test.header, got, test.want)
+			}
+		})
+	}
+}
+
+func TestAnswerToALogin(t *testing.T) {
+	const token = `"access_token":"abc"`
+	year := strconv.Itoa(365 * 24 * 3600)
+	for _, test := range []struct {
+		name, body string
+		lifetime   string // "" for an error
+	}{
+		{"as ServiceNow sends it", `{"access_token":"abc","refresh_token":"def","scope":"useraccount","token_type":"Bearer","expires_in":1799}`, "1799"},
+		{"with blanks around it", " \r\n{" + token + ",\"expires_in\":1799}\n ", "1799"},
+		{"with a quoted lifetime", `{` + token + `,"expires_in":"1799"}`, "1799"},
+		{"with a broken lifetime", `{` + token + `,"expires_in":1799.9}`, "1799"},
+		{"with a lifetime in another notation", `{` + token + `,"expires_in":18e2}`, "1800"},
+		{"without a lifetime", `{` + token + `}`, "1800"},
+		{"with a null lifetime", `{` + token + `,"expires_in":null}`, "1800"},
+		{"with a lifetime of a year", `{` + token + `,"expires_in":` + year + `}`, year},
+		{"with a lifetime of over a year", `{` + token + `,"expires_in":` + year + `0}`, year},
+		{"with a lifetime out of range", `{` + token + `,"expires_in":1e999}`, year},
+		{"with a null error", `{` + token + `,"error":null}`, "1800"},
+		{"a token with all its characters", `{"access_token":"aZ09-._~+/="}`, "1800"},
+
+		{"with a lifetime of nothing", `{` + token + `,"expires_in":0}`, ""},
+		{"with a lifetime below nothing", `{` + token + `,"expires_in":-1}`, ""},
+		{"with a lifetime of words", `{` + token + `,"expires_in":"soon"}`, ""},
+		{"with an empty lifetime", `{` + token + `,"expires_in":""}`, ""},
+		{"with a quoted null for a lifetime", `{` + token + `,"expires_in":"null"}`, ""},
+		{"with a lifetime in hexadecimal", `{` + token + `,"expires_in":"0x10"}`, ""},
+		{"with an infinite lifetime", `{` + token + `,"expires_in":"Inf"}`, ""},
+		{"with a true lifetime", `{` + token + `,"expires_in":true}`, ""},
+		{"with a list for a lifetime", `{` + token + `,"expires_in":[1]}`, ""},
+		{"with an error", `{` + token + `,"error":"server_error"}`, ""},
+		{"with an empty error", `{` + token + `,"error":""}`, ""},
+		{"with an error object", `{` + token + `,"error":{}}`, ""},
+		{"without a token", `{"expires_in":1799}`, ""},
+		{"with a null token", `{"access_token":null}`, ""},
+		{"with an empty token", `{"access_token":""}`, ""},
+		{"with padding for a token", `{"access_token":"=="}`, ""},
+		{"with padding inside the token", `{"access_token":"a=b"}`, ""},
+		{"with a number for a token", `{"access_token":1}`, ""},
+		{"with a blank in the token", `{"access_token":"a b"}`, ""},
+		{"with a line break in the token", `{"access_token":"a\r\nX-Evil: 1"}`, ""},
+		{"with a reference for a token", `{"access_token":"$var:f/secret"}`, ""},
+		{"with a letter beyond ASCII in the token", `{"access_token":"ä"}`, ""},
+		{"with a broken letter in the token", "{\"access_token\":\"\xff\"}", ""},
+		{"nothing", ``, ""},
+		{"blanks", ` `, ""},
+		{"null", `null`, ""},
+		{"a list", `[{` + token + `}]`, ""},
+		{"a string", `"abc"`, ""},
+		{"two objects", `{` + token + `}{` + token + `}`, ""},
+		{"an object and a word", `{` + token + `} x`, ""},
+		{"half an object", `{` + token, ""},
+		{"HTML", `<html></html>`, ""},
+		{"too much", `{` + token + `}` + strings.Repeat(" ", longestAnswer), ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, lifetime, err := answer{status: 200, body: []byte(test.body)}.decode()
+			got := ""
+			if err == nil {
+				got = strconv.FormatInt(lifetime, 10)
+			}
+			if got != test.lifetime {
+				t.Errorf("lifetime = %q, %v; want %q", got, err, test.lifetime)
+			}
+		})
+	}
+	exact := `{` + token + `}`
+	exact += strings.Repeat(" ", longestAnswer-len(exact))
+	if got, _, err := (answer{status: 200, body: []byte(exact)}).decode(); got.AccessToken != "abc" || err != nil {
+		t.Errorf("token of an answer of 1 MiB = %q, %v; want abc", got.AccessToken, err)
+	}
+}
+
+func TestQuoteWithholdsWhatRepeatsASecret(t *testing.T) {
+	const withheld = "(withheld, it may repeat a secret)"
+	for _, test := range []struct{ name, text, want string }{
+		{"plain words", "access_denied", `"access_denied"`},
+		{"the secret", "hunter2 secret", withheld},
+		{"the secret in words", "not hunter2 secret!", withheld},
+		{"the secret in capitals", "HUNTER2 SECRET", withheld},
+		{"the secret of a form", "hunter2+secret", withheld},
+		{"the secret of a URL", "hunter2%20secret", withheld},
+		{"the secret of a page", "&#104;unter2", withheld},
+		{"the secret of JSON", `\u0068unter2`, withheld},
+		{"a part of the secret", "hunter2", `"hunter2"`},
+		{"quotes and line breaks", "a\n\"b\"", `"a  b "`},
+		{"many letters", strings.Repeat("ä", 200), `"` + strings.Repeat("ä", 60) + `"`},
+		{"broken letters", strings.Repeat("\xff", 200), `"` + strings.Repeat("\uFFFD", 60) + `"`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := quote(test.text, []string{"", " hunter2 secret "}); got != test.want {
+				t.Errorf("quote(%q) = %s; want %s", test.text, got, test.want)
+			}
+		})
+	}
+}
+
+// echo answers 401 with the password in a field, in the guise that encode gives it.
+func echo(format string, encode func(string) string) wire.Fault {
+	return func(n int, w http.ResponseWriter, r *http.Request) bool {
+		encoded, err := json.Marshal(fmt.Sprintf(format, encode(r.PostFormValue("password"))))
+		if err != nil {
+			panic(err)
+		}
+		body := fmt.Sprintf(`{"error":"server_error","error_description":%s}`, encoded)
+		return wire.Reply(http.StatusUnauthorized, "application/json", body)(n, w, r)
+	}
+}
+
+// The answers of ServiceNow's documentation and of captures.
+const (
+	accessDenied = `{"error_description":"access_denied","error":"server_error"}`
+	rateLimit    = `{"error":{"message":"Rate limit exceeded","detail":"Too many requests"},"status":"failure"}`
+	hibernating  = `<html><head><title>Instance Hibernating page</title></head><body class="instance-hibernating-page"></body></html>`
+	someToken    = `"access_token":"S3nt1nel-access-token"`
+)
+
+// hostile is an answer that gives no token, and what the run must make of it.
+type hostile struct {
+	name   string
+	fault  wire.Fault
+	logins int      // 1, or 3 where asking again may help
+	words  []string // in the error
+}
+
+var hostileAnswers = []hostile{
+	{"a refused login", wire.Reply(401, "application/json;charset=utf-8", accessDenied), 1, []string{
+		`answered 401 (error "server_error", error_description "access_denied")`, "does not say why", "client_id", "client_secret",
+		"username", "password", "the user: active", "not locked out", "no password reset", "a local password", "the OAuth application: active", "scope",
+		"glide.oauth.inbound.ropc.grant_type.disabled", "Exception on token flow"}},
+	{"a refused login by RFC 6749", wire.Reply(400, "application/json", `{"error":"invalid_grant"}`), 1, []string{`answered 400 (error "invalid_grant")`, "username"}},
+	{"a refused login without a word", wire.Reply(401, "", ""), 1, []string{"answered 401. ServiceNow does not say why", "client_id"}},
+	{"a refused login with half a body", func(_ int, w http.ResponseWriter, _ *http.Request) bool {
+		w.Header().Set("Content-Length", "1000")
+		w.WriteHeader(401)
+		_, _ = io.WriteString(w, accessDenied)
+		return true
+	}, 1, []string{"answered 401"}},
+	{"a refused login with HTML", wire.Reply(401, "text/html", "<html>S3ntinel-body</html>"), 1, []string{"answered 401"}},
+	{"a refused login with another object", wire.Reply(401, "application/json", `{"error":{"message":"User Not Authenticated","detail":"Required to provide Auth information"},"status":"failure"}`), 1,
+		[]string{`message "User Not Authenticated", detail "Required to provide Auth information"`}},
+	{"a refused login with a long text", wire.Reply(401, "application/json", `{"error":"server_error","error_description":"`+strings.Repeat("x", 5000)+`"}`), 1, []string{`xxx"`}},
+	{"a payment due", wire.Reply(402, "", ""), 1, []string{"answered 402", "instance_url"}},
+	{"a blocked address", wire.Reply(403, "text/html", "<html>S3ntinel-body</html>"), 1, []string{"answered 403", "IP address"}},
+	{"no such page", wire.Reply(404, "text/html", "<html>S3ntinel-body</html>"), 1, []string{"answered 404", "instance_url"}},
+	{"a method that is not allowed", wire.Reply(405, "", ""), 1, []string{"answered 405"}},
+	{"a proxy that wants a login", wire.Reply(407, "", ""), 1, []string{"answered 407", "proxy"}},
+	{"a rate limit", wire.Reply(429, "application/json", rateLimit, "Retry-After", "1"), 3, []string{`answered 429 (message "Rate limit exceeded", detail "Too many requests")`}},
+	{"a rate limit without a word", wire.Reply(429, "", ""), 3, []string{"answered 429"}},
+	{"an error of the instance", wire.Reply(500, "text/html", "<html>S3ntinel-body</html>"), 1, []string{"answered 500", "run again later"}},
+	{"a bad gateway", wire.Reply(502, "text/html", "<html>S3ntinel-body</html>"), 3, []string{"answered 502", "run again later"}},
+	{"an unavailable instance", wire.Reply(503, "text/html", "<html>S3ntinel-body</html>", "Retry-After", "Thu, 01 Jan 1970 00:00:00 GMT"), 3, []string{"answered 503"}},
+	{"a gateway's timeout", wire.Reply(504, "", ""), 3, []string{"answered 504"}},
+	{"a hibernating instance", wire.Reply(200, "text/html", hibernating), 1, []string{"hibernating", "Wake"}},
+	{"a hibernating instance with 503", wire.Reply(503, "text/html", hibernating), 1, []string{"hibernating", "Wake"}},
+	{"a hibernating instance behind a gateway", wire.Reply(404, "text/html", "\r\n "+hibernating), 1, []string{"hibernating", "Wake"}},
+	{"a login page", wire.Reply(200, "text/html", "<!DOCTYPE html><html>S3ntinel-body</html>"), 1, []string{"answered 200 with an HTML page", "token endpoint", "instance_url"}},
+	{"created", wire.Reply(201, "application/json", "{"+someToken+"}"), 1, []string{"answered 201"}},
+	{"no content", wire.Reply(204, "", ""), 1, []string{"answered 204"}},
+	{"a part", wire.Reply(206, "application/json", "{"+someToken+"}"), 1, []string{"answered 206"}},
+	{"another protocol, and then silence", wire.Raw("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n", true), 1, []string{"answered 101"}},
+
+	{"nothing", wire.Reply(200, "application/json", ""), 1, []string{"answered 200 with something other than one JSON object", "token endpoint"}},
+	{"null", wire.Reply(200, "application/json", "null"), 1, []string{"something other than one JSON object"}},
+	{"a list", wire.Reply(200, "application/json", "[{"+someToken+"}]"), 1, []string{"something other than one JSON object"}},
+	{"the answer twice", wire.Reply(200, "application/json", "{"+someToken+"}{"+someToken+"}"), 1, []string{"something other than one JSON object"}},
+	{"the answer and garbage", wire.Reply(200, "application/json", "{"+someToken+"}\x00"), 1, []string{"something other than one JSON object"}},
+	{"the answer cut", wire.Reply(200, "application/json", "{"+someToken), 1, []string{"something other than one JSON object"}},
+	{"plain text", wire.Reply(200, "text/plain", "S3ntinel-body"), 1, []string{"something other than one JSON object"}},
+	{"the answer as a form", wire.Reply(200, "application/x-www-form-urlencoded", "access_token=S3nt1nel-access-token&expires_in=1799"), 1, []string{"something other than one JSON object"}},
+	{"no token", wire.Reply(200, "application/json", `{"expires_in":1799}`), 1, []string{"no well-formed access_token"}},
+	{"a header in the token", wire.Reply(200, "application/json", `{"access_token":"S3nt1nel-access-token\r\nX-Evil: 1"}`), 1, []string{"no well-formed access_token"}},
+	{"a reference to a secret in the token", wire.Reply(200, "application/json", `{"access_token":"$var:u/admin/secret"}`), 1, []string{"no well-formed access_token"}},
+	{"a lifetime of nothing", wire.Reply(200, "application/json", `{`+someToken+`,"expires_in":0}`), 1, []string{"expires_in"}},
+	{"a lifetime of words", wire.Reply(200, "application/json", `{`+someToken+`,"expires_in":"S3ntinel-body"}`), 1, []string{"expires_in"}},
+	{"an error beside the token", wire.Reply(200, "application/json", `{`+someToken+`,"error":"invalid_client"}`), 1, []string{`answered 200 with an error (error "invalid_client")`}},
+	{"a rate limit with 200", wire.Reply(200, "application/json", rateLimit), 1, []string{`answered 200 with an error (message "Rate limit exceeded"`}},
+	{"too much", wire.Reply(200, "application/json", "{"+someToken+"}"+strings.Repeat(" ", 1<<20)), 1, []string{"more than 1 MiB"}},
+	{"an answer without end", wire.Endless(`{"access_token":"`, strings.Repeat("a", 1<<16)), 1, []string{"more than 1 MiB"}},
+	{"an error without end", func(n int, w http.ResponseWriter, r *http.Request) bool {
+		w.WriteHeader(401)
+		return wire.Endless(`{"error":"`, strings.Repeat("a", 1<<16))(n, w, r)
+	}, 1, []string{"answered 401"}},
+	{"a gzip bomb", wire.Bomb, 1, []string{"more than 1 MiB"}},
+	{"gzip that is none", wire.Reply(200, "application/json", "{"+someToken+"}", "Content-Encoding", "gzip"), 1, []string{"did not answer as an HTTPS server does"}},
+	{"deep nesting", wire.Reply(200, "application/json", `{`+someToken+`,"a":`+strings.Repeat("[", 100_000)), 1, []string{"something other than one JSON object"}},
+
+	{"the password echoed", echo("user x with %s is unknown", func(s string) string { return s }), 1, []string{`error "server_error", error_description (withheld`}},
+	{"the password echoed in capitals", echo("%s", strings.ToUpper), 1, []string{"withheld"}},
+	{"the password echoed as in a form", echo("password=%s&x=1", url.QueryEscape), 1, []string{"withheld"}},
+	{"the password echoed as in a URL", echo("/%s", url.PathEscape), 1, []string{"withheld"}},
+	{"the password echoed as in HTML", echo("<b>%s</b>", html.EscapeString), 1, []string{"withheld"}},
+	{"the password echoed as in Go", echo("%s", strconv.Quote), 1, []string{"withheld"}},
+	{"the password echoed after a long text", echo(strings.Repeat("x", 99)+"%s", func(s string) string { return s }), 1, []string{"withheld"}},
+	{"the client secret echoed as the error", wire.Reply(401, "application/json", `{"error":"Kx9/secret=&?#'%Kx9"}`), 1, []string{"error (withheld"}},
+	{"the client secret echoed in an object", wire.Reply(429, "application/json", `{"error":{"message":"Kx9/secret=&?#'%Kx9","detail":{"a":1}}}`), 3, []string{"message (withheld"}},
+	{"a token echoed", wire.Reply(200, "application/json", `{`+someToken+`,"refresh_token":"S3nt1nel-refresh-token","error":"S3nt1nel-access-token","error_description":"for s3nt1nel-REFRESH-token"}`), 1,
+		[]string{"error (withheld", "error_description (withheld"}},
+	{"the password in the status line", wire.Raw("HTTP/1.1 401 "+lab.Password+"\r\nContent-Length: 0\r\n\r\n", false), 1, []string{"answered 401"}},
+	{"the password in headers", wire.Reply(401, "application/json", accessDenied, "X-Echo", "Zq7", "Www-Authenticate", `Basic realm="`+lab.ClientSecret+`"`), 1, []string{"answered 401"}},
+	{"the password for an answer", wire.Raw(lab.Password+"\r\n\r\n", false), 1, []string{"did not answer as an HTTPS server does"}},
+
+	{"a redirect without a place", wire.Reply(302, "", ""), 1, []string{"answered 302", "instance_url must be the instance's own address"}},
+	{"a redirect to nonsense", wire.Reply(302, "", "", "Location", "http://[S3ntinel-body"), 1, []string{"answered 302", "own address"}},
+	{"a redirect with the password as its host", wire.Reply(302, "", "", "Location", "https://Kx9/secret=&?#'%Kx9"), 1, []string{"answered 302", "own address"}},
+	{"not modified", wire.Reply(304, "", ""), 1, []string{"answered 304"}},
+
+	{"a reset before the headers", wire.Reset, 3, []string{"broke the connection off"}},
+	{"an end before the headers", wire.Raw("", false), 3, []string{"broke the connection off"}},
+	{"an end in the headers", wire.Raw("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n", false), 3, []string{"broke the connection off"}},
+	{"an end in the body", wire.Half, 3, []string{"broke the connection off"}},
+	{"an end in a chunk", wire.Raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n60\r\n{"+someToken, false), 3, []string{"broke the connection off"}},
+	{"chunks that are none", wire.Raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", false), 1, []string{"did not answer as an HTTPS server does"}},
+	{"headers without end", wire.Raw("HTTP/1.1 200 OK\r\n"+strings.Repeat("X-A: "+strings.Repeat("a", 1000)+"\r\n", 12_000), false), 1, []string{"did not answer as an HTTPS server does"}},
+	{"no HTTP", wire.Raw("SSH-2.0-OpenSSH_9.6\r\n", false), 1, []string{"did not answer as an HTTPS server does"}},
+}
+
+// checkHostile runs the job, on a cold cache, against an answer without a token, and
+// fails the test unless the run fails within limit as h says, with nothing cached
+// but what the run tells others.
+func checkHostile(t *testing.T, w *lab.World, h hostile, limit time.Duration) {
+	t.Helper()
+	w.Secrets = append(w.Secrets, "S3nt1nel-access-token", "S3nt1nel-refresh-token", "S3ntinel-body")
+	w.Workspace.DeleteResource(cachePath)
+	w.Instance.SetFault(h.fault)
+	r := w.Run(t, lab.FlowStep)
+	if r.Result != "" {
+		t.Errorf("result = %s; want a failure", r.Result)
+	}
+	if len(r.Logins) != h.logins {
+		t.Errorf("%d logins; want %d\n%s", len(r.Logins), h.logins, r.Log)
+	}
+	if r.Took > limit {
+		t.Errorf("took %s; want at most %s", r.Took, limit)
+	}
+	begins := strings.LastIndex(r.Log, w.Snow.InstanceURL) // the last line that names it begins the error
+	if begins < 0 {
+		t.Fatalf("no error names the instance:\n%s", r.Log)
+	}
+	message := strings.TrimSpace(r.Log[begins:])
+	lab.CheckWords(t, message, append(h.words, "/oauth_token.do")...)
+	if attempts := strings.Count(r.Log, "; asking again in "); attempts != max(0, h.logins-1) {
+		t.Errorf("the log tells of %d further attempts; want %d:\n%s", attempts, h.logins-1, r.Log)
+	}
+	if shown := (windmill.Done{Log: r.Log}).FailureText(); !strings.Contains(shown, message) {
+		t.Errorf("Windmill would show only a part of the error as the result: %s", shown)
+	}
+
+	// What the others are told: the error's first words.
+	cached, _ := w.Cached(t)
+	if cached.Token != "" || cached.ExpiresAt != 0 || cached.Login == nil {
+		t.Fatalf("the record is %+v; want no token and a login", cached)
+	}
+	refused := strings.Contains(message, " answered 401") || strings.Contains(message, " answered 400")
+	if l := *cached.Login; l.By != "" || (l.Refusals == 1) != refused || (l.RefusedAt != 0) != refused ||
+		l.Outcome == "" || utf8.RuneCountInString(l.Outcome) > 200 || !strings.HasPrefix(message, l.Outcome) {
+		t.Errorf("the login is %+v; want its end, %d refusals and the error's first words", l, map[bool]int{true: 1}[refused])
+	}
+	if diff := cmp.Diff(w.SealLogin(*cached.Login), cached.Login); diff != "" {
+		t.Errorf("the login's seal mismatch (-want +got):\n%s", diff)
+	}
+}
+
+func TestAnswersThatBringNoToken(t *testing.T) {
+	t.Parallel()
+	if len(hostileAnswers) < 40 {
+		t.Errorf("%d answers; want at least 40", len(hostileAnswers))
+	}
+	for _, h := range hostileAnswers {
+		t.Run(h.name, func(t *testing.T) {
+			t.Parallel()
+			checkHostile(t, lab.New(t), h, 14*time.Second)
+		})
+	}
+}
+
+func TestRedirectIsNotFollowed(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		t.Run(strconv.Itoa(status), func(t *testing.T) {
+			t.Parallel()
+			var strayed atomic.Int32
+			elsewhere := lab.Serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { strayed.Add(1) }))
+			host := strings.TrimPrefix(elsewhere, "http://")
+			w := lab.New(t)
+			checkHostile(t, w, hostile{
+				fault: wire.Reply(status, "", "", "Location", "http://user:S3ntinel-body@"+host+"/login.do?a=S3ntinel-body"), logins: 1,
+				words: []string{fmt.Sprintf("answered %d (redirect to %q)", status, host), "instance_url must be the instance's own address"},
+			}, 10*time.Second)
+			checkHostile(t, w, hostile{
+				fault: wire.Reply(status, "", "", "Location", "/S3ntinel-body"), logins: 1,
+				words: []string{
+					fmt.Sprintf("answered %d (redirect to %q)", status, strings.TrimPrefix(w.Snow.InstanceURL, "http://")),
+					"instance_url must be the instance's own address",
+				},
+			}, 10*time.Second)
+			if n := strayed.Load(); n != 0 {
+				t.Errorf("the other host was asked %d times; want never", n)
+			}
+		})
+	}
+}
+
+func TestConnectionRefusedIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	w := lab.New(t)
+	w.Snow.InstanceURL = "http://127.0.0.1:1"
+	r := w.Run(t, lab.FlowStep)
+	const again = `http://127\.0\.0\.1:1/oauth_token\.do refused the connection; asking again in (\d00ms|\d(\.\d)?s)\.`
+	lab.CheckLines(t, r.Log, lineNothing, again, again, `http://127\.0\.0\.1:1/oauth_token\.do refused the connection\. .+instance_url.+`)
+}
+
+func TestUnknownHostIsNotTriedAgain(t *testing.T) {
+	t.Parallel()
+	w := lab.New(t)
+	w.Snow.InstanceURL = "https://no-such-instance.invalid"
+	r := w.Run(t, lab.FlowStep)
+	lab.CheckLines(t, r.Log, lineNothing,
+		`https://no-such-instance\.invalid/oauth_token\.do is on a host that DNS does not know\. .+instance_url.+`)
+}
+
+// Windmill shows the last 600 characters of a failed job's log.
+func TestErrorsFitIntoWhatWindmillShows(t *testing.T) {
+	const shown = 600
+	host := strings.Repeat("h", 60)
+	snow := servicenow{InstanceURL: "https://" + host, ClientID: "id", ClientSecret: "Kx9sentinel", Username: "user", Password: "Zq7sentinel"}
+	long := strings.Repeat("ä", 500)
+	bodies := []string{
+		fmt.Sprintf(`{"error":%q,"error_description":%q}`, long, long),
+		fmt.Sprintf(`{"error":{"message":%q,"detail":%q},"error_description":%q}`, long, long, long),
+		fmt.Sprintf(`{"error":%q,"error_description":%q}`, strings.Repeat("\x00", 500), strings.Repeat(`"`, 500)),
+		hibernating, "<html>", `{"access_token":"abc","expires_in":"x"}`,
+	}
+	longest := ""
+	check := func(text string) {
+		t.Helper()
+		if n := utf8.RuneCountInString(text); n > shown {
+			t.Errorf("%d characters; want at most %d: %s", n, shown, text)
+		}
+		if utf8.RuneCountInString(text) > utf8.RuneCountInString(longest) {
+			longest = text
+		}
+	}
+	for _, status := range []int{200, 302, 400, 401, 403, 404, 407, 429, 500, 503} {
+		for _, body := range bodies {
+			got := answer{status: status, body: []byte(body)}
+			if status == 302 {
+				got.redirect = host
+			}
+			said, _, err := got.decode()
+			if err == nil {
+				t.Fatalf("%s is a success", body)
+			}
+			failed := failure(snow, got, said, err)
+			check(failed.Error())
+			last := login{Refusals: 99, RefusedAt: 1_800_000_000, Outcome: firstWords(failed)}
+			for _, refusals := range []int{1, 2, 3} {
+				last.Refusals = refusals
+				check(heldBack(last, heldUntil(last, byJob, time.Unix(1_800_000_000, 0))).Error())
+			}
+		}
+	}
+	for _, err := range []error{
+		&url.Error{Op: "Get", Err: io.EOF}, context.DeadlineExceeded, errors.New("Unauthorized"), errors.New("Permission denied: x"),
+		errors.New("Not authorized: x"), errors.New("SqlErr: row-level security"), errors.New("Internal: x"), errors.New("x"),
+	} {
+		t.Setenv("WM_PERMISSIONED_AS", "u/"+host)
+		check(cachePath + " cannot be written: " + describeWindmill(err) + " ServiceNow was not asked, for no later step would find its token")
+	}
+	t.Logf("the longest has %d characters: %s", utf8.RuneCountInString(longest), longest)
+}
+
+func FuzzTokenAnswer(f *testing.F) {
+	for _, body := range []string{
+		`{"access_token":"abc-._~+/=","refresh_token":"d","scope":"useraccount","token_type":"Bearer","expires_in":1799}`,
+		`{"access_token":"abc","expires_in":"1e3"}`, `{"access_token":"abc","expires_in":1e999}`, `{"access_token":"a\u0000"}`,
+		`{"error":"server_error","error_description":"` + "Zq7sentinel" + `"}`, `{"error":{"message":"%5aq7sentinel"}}`,
+		`{"error":{"message":{"a":[]}},"access_token":"Zq7sentinel"}`, rateLimit, accessDenied, hibernating, `[]`, `null`, ``,
+	} {
+		f.Add(200, body, "1", "elsewhere.example.com")
+		f.Add(401, body, "", "Zq7sentinel")
+	}
+	snow := servicenow{InstanceURL: "https://dev12345.service-now.com", ClientID: "id", ClientSecret: "Kx9sentinel", Username: "user", Password: "Zq7sentinel"}
+	f.Fuzz(func(t *testing.T, status int, body, retryAfter, location string) {
+		a := answer{status, location, retryAfter, []byte(body)}
+		said, lifetime, err := a.decode()
+		token := said.AccessToken
+		if err == nil {
+			if status != http.StatusOK || !regexp.MustCompile(`^[A-Za-z0-9._~+/-]+=*$`).MatchString(token) {
+				t.Errorf("accepted the token %q with status %d", token, status)
+			}
+			if lifetime < 0 || lifetime > 365*24*3600 {
+				t.Errorf("lifetime = %d", lifetime)
+			}
+			return
+		}
+		failed := failure(snow, a, said, err)
+		text := failed.Error()
+		for _, secret := range []string{snow.Password, snow.ClientSecret} {
+			if strings.Contains(strings.ToLower(text), strings.ToLower(secret)) {
+				t.Errorf("the error repeats %q: %s", secret, text)
+			}
+		}
+		printable := func(r rune) bool { return r != '\n' && unicode.IsControl(r) }
+		if !utf8.ValidString(text) || strings.ContainsFunc(text, printable) || strings.Contains(failed.outcome, "\n") {
+			t.Errorf("the error would not print well: %q", text)
+		}
+		if n := utf8.RuneCountInString(text); n > 600 {
+			t.Errorf("%d characters: %s", n, text)
+		}
+		if failed.pause < 0 || failed.pause > longestRetryAfter {
+			t.Errorf("pause = %s", failed.pause)
+		}
+		if failed.refused != (status == 400 || status == 401) && !errors.Is(err, errAsleep) {
+			t.Errorf("status %d is a refusal: %t", status, failed.refused)
+		}
+	})
+}
+
 func FuzzRetryAfter(f *testing.F) {
 	for _, header := range []string{"", "0", "3", "-1", "+1", "1e3", "99999999999999999999", "4294967295", "Fri, 02 Jan 2026 03:04:09 GMT", "Fri, 31 Dec 9999 23:59:59 GMT", "Mon, 01 Jan 0001 00:00:00 GMT"} {
 		f.Add(header, int64(1_767_323_045))
@@ -2086,36 +1939,99 @@ func FuzzRetryAfter(f *testing.F) {
 	})
 }
 
-// TestASimulatedYear lives through a workspace's year (a week, if short) by an
-// injected clock. The figures of its log stand in the README.
-func TestASimulatedYear(t *testing.T) {
+// What stands beside main.go.
+
+// script.yaml is what Windmill makes the form of, for it cannot infer it from a Go
+// type; go.mod and the require line must pin the same client.
+func TestScriptYAMLAndGoModAgreeWithMainGo(t *testing.T) {
+	read := func(name string) string {
+		content, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(content)
+	}
+	source, metadata, module := read("main.go"), read("script.yaml"), read("go.mod")
+
+	signature := regexp.MustCompile(`(?m)^func main\((\w+) (\w+)\) \(string, error\) \{$`).FindStringSubmatch(source)
+	if signature == nil {
+		t.Fatal("main.go has no main of the form that Windmill parses")
+	}
+	argument, kind := signature[1], signature[2]
+	for _, want := range []string{
+		"\nkind: script\n",
+		"\nschema:\n",
+		"\n  order:\n    - " + argument + "\n",
+		"\n  required:\n    - " + argument + "\n",
+		"\n  properties:\n    " + argument + ":\n      type: object\n      format: resource-" + kind + "\n",
+		"resource of type `" + kind + "`",
+		"`" + cachePath + "`",
+		"summary: Obtain and cache a ServiceNow OAuth2 access token\n",
+	} {
+		if !strings.Contains(metadata, want) {
+			t.Errorf("script.yaml lacks %q", want)
+		}
+	}
+	fields := reflect.TypeOf(servicenow{})
+	for i := 0; i < fields.NumField(); i++ {
+		if name := fields.Field(i).Tag.Get("json"); !strings.Contains(metadata, "`"+name+"`") {
+			t.Errorf("script.yaml does not describe the field %s", name)
+		}
+	}
+	timeout, err := strconv.Atoi(regexp.MustCompile(`(?m)^timeout: (\d+)$`).FindStringSubmatch(metadata + "\ntimeout: 0")[1])
+	if err != nil || time.Duration(timeout)*time.Second <= time.Minute {
+		t.Errorf("timeout = %d s, %v; want more than the run's own minute, for its error to be seen", timeout, err)
+	}
+
+	// The worker's expression, with no blank after the slashes.
+	pins := regexp.MustCompile(`//require (.*)\n`).FindAllStringSubmatch(source, -1)
+	if len(pins) != 1 {
+		t.Fatalf("%d require lines; want 1", len(pins))
+	}
+	if !strings.Contains(module, "\t"+pins[0][1]+"\n") {
+		t.Errorf("go.mod does not require %s", pins[0][1])
+	}
+	if beforeFirst, _, _ := strings.Cut(source, "func "); !strings.Contains(beforeFirst, `wmill "github.com/windmill-labs/windmill-go-client"`) {
+		t.Error("the imports do not stand before the first function, where Windmill looks for them")
+	}
+}
+
+// A year.
+
+// TestYear lives through a workspace's year (a week, if short) by an injected clock.
+// The figures of its log stand in local/README.md.
+func TestYear(t *testing.T) {
 	for _, test := range []struct {
 		name      string
 		remaining bool
-	}{{"with renewed expiry", false}, {"with remaining lifetime", true}} {
+	}{{"where a login renews the expiry", false}, {"where a login gives the remaining lifetime", true}} {
 		t.Run(test.name, func(t *testing.T) { simulate(t, test.remaining) })
 	}
 }
 
-// simulate runs the schedule every 15 minutes and 1 to 4 jobs between, each as a
-// call of the script's own functions over HTTP. Now and then a token is revoked,
-// the password is changed, or the instance hibernates overnight.
+// simulate runs the schedule every 15 minutes, 1 to 4 flow steps between, and each
+// hour a scheduled flow with a loop, all as calls of the script's own functions over
+// HTTP. Now and then a token is revoked, the password is changed and the resource
+// mended hours or days later, or the instance hibernates overnight.
 func simulate(t *testing.T, remaining bool) {
 	const period = 15 * time.Minute
 	days := 365
-	if testing.Short() || inProcess {
+	if testing.Short() || lab.InProcess {
 		days = 7
 	}
-	process.Lock()
-	defer process.Unlock()
 	chance := mathrand.New(mathrand.NewSource(1))
-	start := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
-	clock := start
+	clock := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
+	end := clock.AddDate(0, 0, days)
 
-	w := newWorld(t)
-	w.instance.Now = func() time.Time { return clock }
-	w.instance.Remaining = remaining
-	setClock(t, w.instance.Now)
+	w := lab.New(t)
+	w.Instance.Now = func() time.Time { return clock }
+	w.Instance.Remaining = remaining
+	w.Setenv(t)
+	setClock(t, w.Instance.Now)
+	after = func(pause time.Duration) <-chan time.Time {
+		clock = clock.Add(pause)
+		return time.After(0)
+	}
 	stdout := os.Stdout
 	defer func() { os.Stdout = stdout }()
 	var err error
@@ -2123,73 +2039,84 @@ func simulate(t *testing.T, remaining bool) {
 		t.Fatal(err)
 	}
 	defer os.Stdout.Close()
-	w.setenv(t)
 
 	// What the instance is like at the moment.
 	var (
 		hibernatingUntil time.Time // zero when awake
-		passwordChanged  time.Time // when the old one ended; zero when the resource has the right one
+		mendedAt         time.Time // when the resource will have the new password; zero when it has
 		revokedAt        time.Time // zero when the cache is good again
+		healthy          bool      // the last scheduled run succeeded, with the resource as it is
+		refusals         int       // in a row, of these credentials
+		unsound          int
 	)
-	jobs, schedules, loginsInHealth, unsound := 0, 0, 0, 0
-	healthy := false // the last scheduled run succeeded, with the resource as it is
+	count := make(map[string]int)
 	fail := func(format string, args ...any) {
 		t.Helper()
 		if unsound++; unsound < 10 {
 			t.Errorf(clock.Format(time.RFC3339)+": "+format, args...)
 		}
 	}
+	loginsFail := func() bool { return clock.Before(hibernatingUntil) || !mendedAt.IsZero() }
 
 	// attempt makes one run and returns how many logins it made.
-	attempt := func(byEnv string) (token string, logins int, err error) {
-		os.Setenv("WM_SCHEDULE_PATH", byEnv)
-		token, err = obtain(w.snow)
-		logins = len(w.instance.TakeCalls())
-		w.workspace.TakeCalls()
-		if logins > 1 {
-			fail("%d logins in one run", logins)
+	attempt := func(origin []string) (token string, logins int, err error) {
+		for _, setting := range append([]string{"WM_FLOW_JOB_ID=", "WM_FLOW_PATH=", "WM_SCHEDULE_PATH="}, origin...) {
+			name, value, _ := strings.Cut(setting, "=")
+			os.Setenv(name, value)
 		}
-		return token, logins, err
+		token, err = getToken(servicenow(w.Snow))
+		calls := w.Instance.TakeCalls()
+		w.Workspace.TakeCalls()
+		for _, call := range calls {
+			if refusals++; call.Status != http.StatusUnauthorized {
+				refusals = 0
+			}
+		}
+		if refusals > 3 || w.Instance.Locked(w.Account.Username) {
+			fail("%d refusals in a row", refusals)
+		}
+		if len(calls) > 1 {
+			fail("%d logins in one run", len(calls))
+		}
+		count["logins"] += len(calls)
+		return token, len(calls), err
 	}
-	loginsRefused := func() bool { return clock.Before(hibernatingUntil) || !passwordChanged.IsZero() }
 
-	job := func() {
-		token, logins, err := attempt("")
-		jobs++
+	step := func(origin []string) {
+		token, logins, err := attempt(origin)
+		count["steps"]++
 		if err != nil {
-			if !loginsRefused() || logins != 1 {
-				fail("a job failed after %d logins: %v", logins, err)
+			if !loginsFail() {
+				fail("a step failed after %d logins: %v", logins, err)
 			}
 			return
 		}
-		if cached, _ := w.cached(t); !cached.usable(clock) && (logins == 0 || !remaining) {
-			fail("a job was handed a token with %d s left", cached.ExpiresAt-clock.Unix())
-		}
 		// What the instance itself says; it ends a revoked token at once, of which
 		// nobody can know.
-		if left := w.instance.Remains(token); revokedAt.IsZero() && left <= time.Minute && (logins == 0 || !remaining) {
-			fail("a job was handed a token that lives for another %s", left)
+		if left := w.Instance.Remains(token); revokedAt.IsZero() && left <= time.Minute && (logins == 0 || !remaining) {
+			fail("a step was handed a token that lives for another %s", left)
 		}
 		if !healthy || logins == 0 {
 			return
 		}
-		loginsInHealth++
+		count["logins of steps while the schedule was healthy"]++
 		// With the remaining lifetime, no schedule can get a token that lasts: the
-		// jobs of its last minute, and the first after it, ask for themselves.
-		if left := w.instance.Remains(token); !remaining || left > 62*time.Second && left < 30*time.Minute {
-			fail("a job logged in, though the schedule is healthy; its token lives for %s", left)
+		// steps of its last minute, and the first after it, ask for themselves.
+		if left := w.Instance.Remains(token); !remaining || left > 62*time.Second && left < 30*time.Minute {
+			fail("a step logged in, though the schedule is healthy; its token lives for %s", left)
 		}
 	}
 
 	schedule := func() {
-		token, logins, err := attempt("f/ServiceNow/warm_token")
-		schedules++
-		if logins != 1 {
+		heldBack := refusals > 0
+		token, logins, err := attempt(lab.Schedule)
+		count["runs of the schedule"]++
+		if logins != 1 && !heldBack {
 			fail("the schedule made %d logins; want 1", logins)
 		}
 		healthy = err == nil
 		if err != nil {
-			if !loginsRefused() {
+			if !loginsFail() {
 				fail("the schedule failed: %v", err)
 			}
 			if !revokedAt.IsZero() {
@@ -2197,52 +2124,55 @@ func simulate(t *testing.T, remaining bool) {
 			}
 			return
 		}
-		cached, _ := w.cached(t)
-		if cached.Token != token || !w.instance.Valid(token) {
+		if cached, _ := w.Cached(t); cached.Token != token || cached.Login != nil || !w.Instance.Valid(token) {
 			fail("after the schedule, the cache is not good")
 		}
-		if !revokedAt.IsZero() && clock.Sub(revokedAt) > period {
+		if !revokedAt.IsZero() && clock.Sub(revokedAt) > period+time.Minute {
 			fail("the cache is good again only %s after the revocation", clock.Sub(revokedAt))
 		}
 		revokedAt = time.Time{}
 	}
 
-	changes := make(map[string]int)
-	for next := start; next.Before(start.Add(time.Duration(days) * 24 * time.Hour)); next = next.Add(period) {
+	for next := clock; next.Before(end); next = next.Add(period) {
 		// A schedule starts a few seconds late, now more, now less.
 		clock = next.Add(time.Duration(chance.Intn(5000)) * time.Millisecond)
 		schedule()
-
+		if next.Minute() == 30 {
+			loop := windmill.StepOfScheduledFlow(lab.FlowPath, "a", "f/ServiceNow/nightly")
+			for range 5 {
+				clock = clock.Add(10 * time.Second)
+				step(loop)
+			}
+		}
 		for _, at := range moments(chance, clock, next.Add(period), 1+chance.Intn(4)) {
 			clock = at
 			awake := hibernatingUntil.Before(clock)
 			switch {
-			case !passwordChanged.IsZero() && clock.Sub(passwordChanged) > 45*time.Minute:
-				w.snow.Password, passwordChanged = w.account.Password, time.Time{} // somebody mends the resource
-				healthy = false
-				changes["resource mended"]++
+			case !mendedAt.IsZero() && clock.After(mendedAt):
+				w.Snow.Password, mendedAt = w.Account.Password, time.Time{}
+				healthy, refusals = false, 0
+				count["resource mended"]++
 			case awake && chance.Intn(500) == 0:
-				w.instance.Revoke()
+				w.Instance.Revoke()
 				revokedAt = clock
-				changes["token revoked"]++
-			case awake && passwordChanged.IsZero() && chance.Intn(2000) == 0:
-				w.instance.SetAccount(w.account, false)
-				w.account.Password += "+"
-				w.instance.SetAccount(w.account, true)
-				passwordChanged = clock
-				changes["password changed"]++
+				count["token revoked"]++
+			case awake && mendedAt.IsZero() && chance.Intn(2000) == 0:
+				w.Instance.SetAccount(w.Account, false)
+				w.Account.Password += "+"
+				w.Instance.SetAccount(w.Account, true)
+				mendedAt = clock.Add(time.Duration(chance.Int63n(int64(48 * time.Hour))))
+				count["password changed"]++
 			case awake && clock.Hour() == 22 && chance.Intn(60) == 0:
 				hibernatingUntil = clock.Add(8 * time.Hour)
-				w.instance.SetFault(func(n int, rw http.ResponseWriter, r *http.Request) bool {
-					return clock.Before(hibernatingUntil) && reply(200, "text/html", hibernating)(n, rw, r)
+				w.Instance.SetFault(func(n int, rw http.ResponseWriter, r *http.Request) bool {
+					return clock.Before(hibernatingUntil) && wire.Reply(200, "text/html", hibernating)(n, rw, r)
 				})
-				changes["hibernated overnight"]++
+				count["hibernated overnight"]++
 			}
-			job()
+			step(lab.FlowStep)
 		}
 	}
-	t.Logf("%d hours: %d runs of the schedule, %d jobs, of which %d logged in while the schedule was healthy; %v",
-		days*24, schedules, jobs, loginsInHealth, changes)
+	t.Logf("%d days: %v", days, count)
 }
 
 // moments returns n moments between from and to, in their order.
@@ -2255,254 +2185,26 @@ func moments(chance *mathrand.Rand, from, to time.Time, n int) []time.Time {
 	return list
 }
 
-// The benchmarks tell what the script adds to a job, as ratios to what a job costs
-// anyway. `make bench` makes a table of what they report.
-
-// floorSource is the least that a job with the same effect can be: one GET to
-// Windmill, and the result written.
-const floorSource = `package main
-
-import (
-	"io"
-	"net/http"
-	"os"
-)
-
-func main() {
-	request, err := http.NewRequest("GET", os.Getenv("BASE_INTERNAL_URL")+"/api/w/test%20workspace/resources/get_value_interpolated/` + escapedPath + `", nil)
-	if err != nil {
-		panic(err)
-	}
-	request.Header.Set("Authorization", "Bearer "+os.Getenv("WM_TOKEN"))
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		panic(err)
-	}
-	if _, err := io.ReadAll(response.Body); err != nil || response.StatusCode != 200 {
-		panic(response.Status)
-	}
-	if err := os.WriteFile("result.json", []byte("\"OK\""), 0o600); err != nil {
-		panic(err)
-	}
-}
-`
-
-// builtFloor is floorSource, built once.
-var builtFloor = sync.OnceValues(func() (string, error) {
-	source := filepath.Join(jobs, "floor.go")
-	if err := os.WriteFile(source, []byte(floorSource), 0o600); err != nil {
-		return "", err
-	}
-	binary := filepath.Join(jobs, "floor")
-	output, err := exec.Command("go", "build", "-o", binary, source).CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("%w\n%s", err, output)
-	}
-	return binary, nil
-})
-
-// warmWorld is a world with a good record in the cache, and what to run in it.
-func warmWorld(b *testing.B) (w *world, job, floor windmill.Job) {
-	b.Helper()
-	w = newWorld(b)
-	w.plant(b, w.sealed(b, strings.Repeat("t", 86), time.Hour))
-	binary, err := builtJob()
-	if err != nil {
-		b.Fatal(err)
-	}
-	bare, err := builtFloor()
-	if err != nil {
-		b.Fatal(err)
-	}
-	args := map[string]any{"snow": w.snow}
-	return w, windmill.Job{Binary: binary, Args: args, Token: w.token}, windmill.Job{Binary: bare, Args: args, Token: w.token}
-}
-
-// took runs a job and returns the time from its start to its exit.
-func (w *world) took(b *testing.B, job windmill.Job) time.Duration {
-	b.Helper()
-	done, err := w.worker.Run(context.Background(), job)
-	if err != nil || string(done.Result) != `"OK"` {
-		b.Fatalf("result = %s, %v\n%s", done.Result, err, done.Log)
-	}
-	return done.Took
-}
-
-// median returns the middle of durations, in milliseconds.
-func median(durations []time.Duration) float64 {
-	slices.Sort(durations)
-	return durations[len(durations)/2].Seconds() * 1000
-}
-
-// A warm job and the floor, in turn, so that what else the machine does meets both.
-func BenchmarkWarmJob(b *testing.B) {
-	w, job, floor := warmWorld(b)
-	w.took(b, job)
-	w.took(b, floor)
-	var jobs, floors []time.Duration
-	var ratios []float64
-	b.ResetTimer()
-	for i := 0; i < b.N; i++ {
-		if i%2 == 0 { // neither always comes first
-			jobs, floors = append(jobs, w.took(b, job)), append(floors, w.took(b, floor))
-		} else {
-			floors, jobs = append(floors, w.took(b, floor)), append(jobs, w.took(b, job))
-		}
-		ratios = append(ratios, jobs[i].Seconds()/floors[i].Seconds())
-	}
-	slices.Sort(ratios)
-	b.ReportMetric(ratios[len(ratios)/2], "ratio")
-	b.ReportMetric(median(jobs), "job-ms")
-	b.ReportMetric(median(floors), "floor-ms")
-}
-
-// A cold job, and in turn what it consists of: a warm job (start, check, read), a
-// login, a write and a read back, the last three from this process.
-func BenchmarkColdJob(b *testing.B) {
-	w, job, _ := warmWorld(b)
-	w.setenv(b)
-	snow := w.snow
-	if err := snow.check(); err != nil {
-		b.Fatal(err)
-	}
-	var colds, parts []time.Duration
-	calls := 0
-	b.ResetTimer()
-	for i := 0; i < b.N; i++ {
-		w.workspace.DeleteResource(cachePath)
-		w.workspace.TakeCalls()
-		w.instance.TakeCalls()
-		colds = append(colds, w.took(b, job))
-		calls = len(w.workspace.TakeCalls()) + len(w.instance.TakeCalls())
-		warm := w.took(b, job)
-		started := time.Now()
-		fresh, failed := logIn(context.Background(), snow)
-		if failed != nil {
-			b.Fatal(failed)
-		}
-		if err := writeCache(context.Background(), snow, fresh); err != nil {
-			b.Fatal(err)
-		}
-		parts = append(parts, warm+time.Since(started))
-	}
-	b.ReportMetric(median(colds)/median(parts), "ratio")
-	b.ReportMetric(median(colds), "job-ms")
-	b.ReportMetric(median(parts), "parts-ms")
-	b.ReportMetric(float64(calls), "calls")
-}
-
-// Warm jobs at once: how many end in a second, and how long the slowest takes.
-func BenchmarkJobsAtOnce(b *testing.B) {
-	for _, crowd := range []int{1, 8, 64} {
-		b.Run(strconv.Itoa(crowd), func(b *testing.B) {
-			w, job, _ := warmWorld(b)
-			var slowest []time.Duration
-			b.ResetTimer()
-			for i := 0; i < b.N; i++ {
-				durations := make([]time.Duration, crowd)
-				var group sync.WaitGroup
-				for j := range durations {
-					group.Add(1)
-					go func() {
-						defer group.Done()
-						done, err := w.worker.Run(context.Background(), job)
-						if err != nil || string(done.Result) != `"OK"` {
-							b.Errorf("result = %s, %v\n%s", done.Result, err, done.Log)
-						}
-						durations[j] = done.Took
-					}()
-				}
-				group.Wait()
-				slowest = append(slowest, slices.Max(durations))
-			}
-			b.ReportMetric(float64(crowd*b.N)/b.Elapsed().Seconds(), "jobs/s")
-			b.ReportMetric(median(slowest), "slowest-ms")
-		})
-	}
-}
-
-// clientOnlySource is the least that a script which uses the client can be.
-const clientOnlySource = `package inner
-
-//require github.com/windmill-labs/windmill-go-client v1.501.4
-
-import wmill "github.com/windmill-labs/windmill-go-client"
-
-func main(path string) (interface{}, error) { return wmill.GetResource(path) }
-`
-
-// What a worker pays once for a script: `go build` with an empty cache, and again
-// with a cache that has all but the script.
-func BenchmarkBuild(b *testing.B) {
-	clientOnly := filepath.Join(b.TempDir(), "client_only.go")
-	if err := os.WriteFile(clientOnly, []byte(clientOnlySource), 0o600); err != nil {
-		b.Fatal(err)
-	}
-	for _, script := range []struct{ name, file string }{{"script", "main.go"}, {"client-only", clientOnly}} {
-		b.Run(script.name, func(b *testing.B) {
-			source, err := os.ReadFile(script.file)
-			if err != nil {
-				b.Fatal(err)
-			}
-			worker := &windmill.Worker{Dir: b.TempDir()}
-			binary, err := worker.Build(context.Background(), script.file, ".")
-			if err != nil {
-				b.Fatal(err)
-			}
-			var first, next time.Duration
-			var memory int64
-			b.ResetTimer()
-			for i := 0; i < b.N; i++ {
-				cache := "GOCACHE=" + b.TempDir()
-				for _, duration := range []*time.Duration{&first, &next} {
-					// Nothing has compiled or linked this source yet.
-					inner := filepath.Join(filepath.Dir(binary), "inner", "inner_main.go")
-					if err := os.WriteFile(inner, fmt.Appendf(source, "\nfunc Built%d() {}\n", time.Now().UnixNano()), 0o600); err != nil {
-						b.Fatal(err)
-					}
-					build := exec.Command("go", "build", "-o", binary, "main.go")
-					build.Dir = filepath.Dir(binary)
-					build.Env = append(os.Environ(), cache, "GOWORK=off", "GOFLAGS=")
-					started := time.Now()
-					if output, err := build.CombinedOutput(); err != nil {
-						b.Fatalf("%v\n%s", err, output)
-					}
-					*duration += time.Since(started)
-					if usage, ok := build.ProcessState.SysUsage().(*syscall.Rusage); ok {
-						memory = max(memory, usage.Maxrss)
-					}
-				}
-			}
-			info, err := os.Stat(binary)
-			if err != nil {
-				b.Fatal(err)
-			}
-			b.ReportMetric(first.Seconds()/float64(b.N), "first-s")
-			b.ReportMetric(next.Seconds()/float64(b.N), "next-s")
-			b.ReportMetric(float64(memory)/1024, "peak-MB") // of the largest of its processes; Linux counts in KiB
-			b.ReportMetric(float64(info.Size())/1e6, "binary-MB")
-		})
-	}
-}
+// What the script's own checks cost; the table of `make bench` has them beside a job.
 
 func BenchmarkInputCheck(b *testing.B) {
 	b.ReportAllocs()
-	for i := 0; i < b.N; i++ {
-		snow := servicenow{InstanceURL: " https://dev12345.service-now.com/ ", ClientID: "id", ClientSecret: clientSecret, Username: "user", Password: password}
-		if err := snow.check(); err != nil {
+	for range b.N {
+		snow := servicenow{" https://dev12345.service-now.com/ ", "id", lab.ClientSecret, "user", lab.Password}
+		if _, err := checked(snow); err != nil {
 			b.Fatal(err)
 		}
 	}
 }
 
 func BenchmarkRecordCheck(b *testing.B) {
-	snow := servicenow{InstanceURL: "https://dev12345.service-now.com", ClientID: "id", ClientSecret: clientSecret, Username: "user", Password: password}
-	token := strings.Repeat("t", 86)
-	value := map[string]any{"token": token, "expires_at": 1_800_000_000.0, "seal": snow.seal(token, 1_800_000_000)}
+	snow := servicenow{"https://dev12345.service-now.com", "id", lab.ClientSecret, "user", lab.Password}
+	r := record{Token: strings.Repeat("t", 86), ExpiresAt: 1_800_000_000, InstanceURL: snow.InstanceURL}
+	r.Seal = snow.seal(r)
+	value := map[string]any{"token": r.Token, "expires_at": 1_800_000_000.0, "instance_url": r.InstanceURL, "seal": r.Seal}
 	b.ReportAllocs()
-	b.ResetTimer()
-	for i := 0; i < b.N; i++ {
-		if cached, ok := snow.sealed(value); !ok || cached.usable(time.Unix(1_900_000_000, 0)) {
+	for range b.N {
+		if found := snow.understand(value); found.record != r || found.record.usable(time.Unix(1_900_000_000, 0)) {
 			b.Fatal("the record is not what it is")
 		}
 	}
