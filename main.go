@@ -119,11 +119,11 @@ type cache struct {
 	mine   bool   // the login's seal is of these credentials, so that all of it is to be believed
 }
 
-// cacheError is a cache that could not be read or written, and what to check.
-type cacheError struct{ text string }
+// cacheError says that the cache could not be read or written, and what to check.
+type cacheError string
 
 // Error begins with the cache's path.
-func (e *cacheError) Error() string { return e.text }
+func (e cacheError) Error() string { return string(e) }
 
 // tokenAnswer is what the token endpoint answers: RFC 6749, sections 5.1 and 5.2.
 type tokenAnswer struct {
@@ -181,7 +181,7 @@ func getToken(snow servicenow) (string, error) {
 		fmt.Printf("Run on its own, by %s: asking ServiceNow, whatever is cached.\n", started)
 	}
 	token, claimed, err := awaitTurn(snow, started)
-	var noCache *cacheError
+	var noCache cacheError
 	unclaimed := errors.As(err, &noCache)
 	switch {
 	case unclaimed && started == byJob:
@@ -365,7 +365,7 @@ func readCache(ctx context.Context, snow servicenow) (found cache, err error) {
 			return snow.understand(value), nil
 		}
 	}
-	return cache{}, &cacheError{cachePath + " cannot be read: " + describeWindmill(err)}
+	return cache{}, cacheError(cachePath + " cannot be read: " + describeWindmill(err))
 }
 
 // writeCache gives the resource a new value.
@@ -374,7 +374,7 @@ func writeCache(ctx context.Context, value any) error {
 		return nil, wmill.SetResource(cachePath, value, cacheType)
 	})
 	if err != nil {
-		return &cacheError{cachePath + " cannot be written: " + describeWindmill(err)}
+		return cacheError(cachePath + " cannot be written: " + describeWindmill(err))
 	}
 	return nil
 }
@@ -405,7 +405,7 @@ func checkStored(snow servicenow, fresh record) error {
 // errNotStored is what old Windmill servers come to, which answer 200 to a write
 // and store nothing where the job has no right to it.
 func errNotStored() error {
-	return &cacheError{cachePath + " cannot be written: Windmill reported success, but it is not there. " + checkRights()}
+	return cacheError(cachePath + " cannot be written: Windmill reported success, but it is not there. " + checkRights())
 }
 
 // callWindmill bounds a call of the client, which waits for ever and panics on a
@@ -514,7 +514,8 @@ func awaitTurn(snow servicenow, started origin) (token string, claimed time.Time
 		if found.login.underWay(at) && found.login.By != other.By {
 			other, noticed = found.login, at
 		}
-		switch held := heldUntil(found.login, started, at); {
+		held := heldUntil(found.login, started, at)
+		switch {
 		case started == byJob && found.record.usable(at),
 			// What the login brought that this run waited for will do even for its last minute.
 			waited && found.login == (login{}) && found.record.ExpiresAt > at.Unix():
@@ -531,8 +532,8 @@ func awaitTurn(snow servicenow, started origin) (token string, claimed time.Time
 			<-after(pause)
 			found, err = readCache(context.Background(), snow)
 		case waited && found.mine && found.login.By == "":
-			return "", at, fmt.Errorf("job %.40q, for whose login this run waited, failed: %s. Its log says what to check",
-				other.By, found.login.Outcome)
+			return "", at, fmt.Errorf("the login of another job, for which this run waited, failed: %s. "+
+				"That job's log says what to check", found.login.Outcome)
 		case found.mine && at.Before(held):
 			return "", at, heldBack(found.login, held)
 		case at.Sub(begun) > lastClaim:

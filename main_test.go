@@ -2,6 +2,7 @@ package inner
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -768,6 +769,13 @@ func TestClientOnTheWire(t *testing.T) {
 	}
 }
 
+func TestCacheThatDoesNotAnswerIsGivenUp(t *testing.T) {
+	_, err := callWindmill(context.Background(), time.Millisecond, func() (any, error) { select {} })
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("callWindmill = %v; want the end of its time", err)
+	}
+}
+
 // refuseFrom makes the workspace's server refuse connections from its nth call on.
 func refuseFrom(t *testing.T, w *lab.World, n int) {
 	server := httptest.NewServer(w.Workspace)
@@ -1166,6 +1174,44 @@ func TestLoginsOfOthersWithoutEndAreGivenUp(t *testing.T) {
 	lab.CheckWords(t, r.Log, "other jobs have been logging in")
 }
 
+func TestClaimIsMadeUnderARandomNameWhereTheJobHasNoID(t *testing.T) {
+	t.Parallel()
+	w := lab.New(t)
+	var by string
+	w.Instance.SetFault(func(int, http.ResponseWriter, *http.Request) bool {
+		cached, _ := w.Cached(t)
+		by = cached.Login.By
+		return false
+	})
+	if r := w.Run(t, lab.ByHand, "WM_JOB_ID="); !r.OK() || !regexp.MustCompile(`^[0-9a-f]{16}$`).MatchString(by) {
+		t.Errorf("result = %s, claimed by %q; want \"OK\" and 16 hexadecimal digits\n%s", r.Result, by, r.Log)
+	}
+}
+
+// What a failed login leaves: read, and a read and a write by the client.
+func TestFailureIsToldToOthersAgainIfThatFails(t *testing.T) {
+	t.Parallel()
+	for call, name := range map[int]string{5: "read", 6: "read before the write", 7: "write"} {
+		for _, forGood := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, for good: %t", name, forGood), func(t *testing.T) {
+				t.Parallel()
+				w := lab.New(t)
+				w.Instance.SetAccount(w.Account, false)
+				w.Workspace.SetFault(func(n int, rw http.ResponseWriter, r *http.Request) bool {
+					return (n == call || n > call && forGood) && wire.Reset(n, rw, r)
+				})
+				r := w.Run(t, lab.FlowStep)
+				lab.CheckWords(t, r.Log, "answered 401")
+				cached, _ := w.Cached(t)
+				told := cached.Login != nil && cached.Login.By == "" && cached.Login.Refusals == 1
+				if silent := strings.Contains(r.Log, "Other runs could not be told"); told == silent || told == forGood {
+					t.Errorf("told: %t, and the log says that it could not be told: %t\n%s", told, silent, r.Log)
+				}
+			})
+		}
+	}
+}
+
 func TestClaimTouchesNothingButTheLogin(t *testing.T) {
 	t.Parallel()
 	const python = `{"token":"by-python","expires_at":1767225600.123456,"of others":{"a":[1,2.5,null]}}`
@@ -1420,6 +1466,7 @@ func TestJudgeSaysWhetherAskingAgainMayHelp(t *testing.T) {
 		{"a deadline", 0, context.DeadlineExceeded, false, "did not answer in time"},
 		{"a network's timeout", 0, &net.OpError{Err: os.ErrDeadlineExceeded}, false, "did not answer in time"},
 		{"an unknown host", 0, &net.DNSError{IsNotFound: true}, false, "DNS"},
+		{"an untrusted certificate", 0, &tls.CertificateVerificationError{Err: errors.New("expired")}, false, `has an untrusted certificate ("expired")`},
 		{"no route to the network", 0, &net.OpError{Err: os.NewSyscallError("connect", syscall.ENETUNREACH)}, false, "no route"},
 		{"no route to the host", 0, &net.OpError{Err: os.NewSyscallError("connect", syscall.EHOSTUNREACH)}, false, "no route"},
 		{"a refused connection", 0, refused, true, "refused the connection"},
@@ -1484,6 +1531,17 @@ func TestAskingAgainPausesLongerEachTime(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestAskingAgainEndsWithTheTimeForIt(t *testing.T) {
+	w := lab.New(t)
+	setClock(t, time.Now)
+	after = func(time.Duration) <-chan time.Time { return nil } // a pause without end
+	w.Instance.SetFault(wire.Reply(503, "", ""))
+	_, failed := askServiceNow(snowOf(t, w), 50*time.Millisecond)
+	if failed == nil || !strings.Contains(failed.Error(), "answered 503") || len(w.Instance.TakeCalls()) != 1 {
+		t.Errorf("askServiceNow = %v; want the one answer that came in time", failed)
 	}
 }
 
