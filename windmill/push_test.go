@@ -1,4 +1,4 @@
-package main
+package windmill_test
 
 import (
 	"encoding/json"

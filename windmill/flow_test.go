@@ -1,0 +1,490 @@
+package windmill_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"servicenow-token/local/servicenow"
+	"servicenow-token/local/windmill"
+)
+
+const (
+	flowFolder = "f/ServiceNow/open_incidents.flow"
+	cachePath  = "f/ServiceNow/snow_token_cache"
+	// Secrets whose traces the tests look for.
+	jobToken  = "S3cret-workspace-token"
+	snowToken = "S3cret-ServiceNow-token"
+)
+
+// newWorker starts a Windmill with a workspace that holds folder f/ServiceNow.
+func newWorker(t *testing.T) *windmill.Worker {
+	t.Helper()
+	workspace := &windmill.Workspace{Name: "local"}
+	workspace.AddFolder("f/ServiceNow")
+	workspace.AddToken(jobToken, windmill.Rights{Read: true, Write: true})
+	server := httptest.NewServer(workspace)
+	t.Cleanup(server.Close)
+	return &windmill.Worker{Workspace: workspace, BaseURL: server.URL, Dir: t.TempDir()}
+}
+
+func build(t *testing.T, worker *windmill.Worker, file string) (binary string) {
+	t.Helper()
+	binary, err := worker.Build(context.Background(), file, "..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return binary
+}
+
+func setResource(t *testing.T, worker *windmill.Worker, path, kind string, value any) {
+	t.Helper()
+	content, err := json.Marshal(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	worker.Workspace.SetResource(path, windmill.Resource{Type: kind, Value: content})
+}
+
+// step is a module of the flow: a file, and its arguments as the flow gives them.
+type step struct {
+	id, file string
+	args     map[string]any
+}
+
+// readFlow reads the steps of flow.yaml, as far as this flow uses the format.
+func readFlow(t *testing.T) []step {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(flowFolder, "flow.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	modules, _, _ := strings.Cut(string(content), "\nschema:")
+	static := regexp.MustCompile(`(?m)^          (\w+):\n            type: static\n            value: (.+)$`)
+	var steps []step
+	for _, module := range strings.Split(modules, "    - id: ")[1:] {
+		id, rest, _ := strings.Cut(module, "\n")
+		s := step{id: id, args: make(map[string]any)}
+		if path := regexp.MustCompile(`(?m)^        path: (.+)$`).FindStringSubmatch(rest); path != nil {
+			if path[1] != "f/ServiceNow/get_token" {
+				t.Fatalf("step %s runs %s; want the script that is pushed, f/ServiceNow/get_token", id, path[1])
+			}
+			s.file = "../main.go"
+		}
+		if inline := regexp.MustCompile(`(?m)^        content: '!inline (.+)'$`).FindStringSubmatch(rest); inline != nil {
+			s.file = filepath.Join(flowFolder, inline[1])
+		}
+		for _, argument := range static.FindAllStringSubmatch(rest, -1) {
+			s.args[argument[1]] = argument[2]
+		}
+		if want := strings.Count(rest, "            type: "); len(s.args) != want {
+			t.Fatalf("step %s has %d arguments, %d of which are static", id, want, len(s.args))
+		}
+		steps = append(steps, s)
+	}
+	return steps
+}
+
+func TestTheFlow(t *testing.T) {
+	worker := newWorker(t)
+	instance := &servicenow.Instance{Incidents: map[string]int{"1 - Critical": 2, "3 - Moderate": 40}}
+	server := httptest.NewServer(instance)
+	t.Cleanup(server.Close)
+	account := servicenow.Account{
+		ClientID: "id", ClientSecret: "S3cret-of-client", Username: "windmill.integration", Password: "S3cret-password",
+	}
+	instance.SetAccount(account, true)
+
+	steps := readFlow(t)
+	if len(steps) != 2 {
+		t.Fatalf("%d steps; want 2", len(steps))
+	}
+	if diff := cmp.Diff(map[string]any{"cache": "$res:" + cachePath}, steps[1].args); diff != "" {
+		t.Errorf("the second step's arguments mismatch (-want +got):\n%s", diff)
+	}
+	snow, _ := steps[0].args["snow"].(string)
+	credentials, found := strings.CutPrefix(snow, "$res:")
+	if !found {
+		t.Fatalf("the first step's snow is %q; want a resource", snow)
+	}
+	setResource(t, worker, credentials, "servicenow", map[string]string{
+		"instance_url": server.URL + "/", "client_id": account.ClientID, "client_secret": account.ClientSecret,
+		"username": account.Username, "password": account.Password,
+	})
+
+	binaries := make(map[string]string)
+	for _, s := range steps {
+		binaries[s.id] = build(t, worker, s.file)
+	}
+	runJob := func(job windmill.Job) windmill.Done {
+		t.Helper()
+		job.Token = jobToken
+		done, err := worker.Run(context.Background(), job)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, secret := range append(instance.Issued(), jobToken, account.ClientSecret, account.Password) {
+			if strings.Contains(done.Log+string(done.Result), secret[:8]) {
+				t.Errorf("a secret in:\n%s%s", done.Log, done.Result)
+			}
+		}
+		return done
+	}
+	// runFlow runs the steps until one fails, and returns that or the last one's end.
+	runFlow := func() (id string, done windmill.Done) {
+		t.Helper()
+		for _, s := range steps {
+			id, done = s.id, runJob(windmill.Job{Binary: binaries[s.id], Args: s.args, Env: []string{
+				"WM_FLOW_JOB_ID=flow-job", "WM_ROOT_FLOW_JOB_ID=flow-job",
+				"WM_FLOW_PATH=f/ServiceNow/open_incidents", "WM_FLOW_STEP_ID=" + s.id,
+			}})
+			if done.Failed {
+				break
+			}
+		}
+		return id, done
+	}
+	checkFlow := func() {
+		t.Helper()
+		_, done := runFlow()
+		var got map[string]int
+		if err := json.Unmarshal(done.Result, &got); err != nil {
+			t.Fatalf("result = %s: %v\n%s", done.Result, err, done.Log)
+		}
+		if diff := cmp.Diff(instance.Incidents, got); diff != "" {
+			t.Errorf("open incidents mismatch (-want +got):\n%s", diff)
+		}
+	}
+
+	checkFlow()
+	instance.TakeCalls()
+	checkFlow()
+	if calls := instance.TakeCalls(); len(calls) != 1 {
+		t.Errorf("with a token in the cache the flow made %d calls to the instance; want 1", len(calls))
+	}
+
+	// A revoked token: the cache cannot know, so the second step fails and says what
+	// to do, after which the flow runs again.
+	instance.Revoke()
+	id, done := runFlow()
+	if id != "b" || !done.Failed || !strings.Contains(done.Log, "Run f/ServiceNow/get_token by hand") {
+		t.Errorf("with a revoked token, step %s: failed = %t; want step b to fail and to say what to do\n%s", id, done.Failed, done.Log)
+	}
+	if done := runJob(windmill.Job{Binary: binaries["a"], Args: steps[0].args}); done.Failed {
+		t.Fatalf("the run by hand failed:\n%s", done.Log)
+	}
+	checkFlow()
+}
+
+// TestTheSecondStep runs the second step alone, on a record that the test plants.
+func TestTheSecondStep(t *testing.T) {
+	const in = 30 * time.Minute
+	counts := func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `{"result": [
+			{"stats": {"count": "2"}, "groupby_fields": [{"field": "priority", "value": "1 - Critical"}]},
+			{"stats": {"count": "40"}, "groupby_fields": [{"field": "priority", "value": "3 - Moderate"}]}]}`)
+	}
+	status := func(status int, body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			fmt.Fprint(w, body)
+		}
+	}
+	const result = `{"1 - Critical":2,"3 - Moderate":40}`
+	future := func(after time.Duration) float64 { return float64(time.Now().Add(after).Unix()) }
+
+	// Another host, to which nothing must come.
+	var strayed atomic.Int32
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { strayed.Add(1) }))
+	t.Cleanup(other.Close)
+	otherHost := strings.TrimPrefix(other.URL, "http://")
+	closed := httptest.NewServer(nil)
+	closed.Close()
+
+	worker := newWorker(t)
+	binary := build(t, worker, filepath.Join(flowFolder, "count_open_incidents.go"))
+
+	// HOST stands for the host and port of the test's own server.
+	tests := map[string]struct {
+		record any
+		serve  http.HandlerFunc
+		want   string   // the result
+		fails  []string // what the error says
+		calls  int32    // that the server gets
+	}{
+		"counts the open incidents": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST", "seal": "x"},
+			serve:  counts, want: result, calls: 1,
+		},
+		"keeps a path prefix": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST/gateway"},
+			serve: func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/gateway/api/now/stats/incident" {
+					counts(w, r)
+				}
+			},
+			want: result, calls: 1,
+		},
+		"takes http for localhost": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://localhost:PORT"},
+			serve:  counts, want: result, calls: 1,
+		},
+		"takes an expiry with a fraction": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in) + 0.25, "instance_url": "http://HOST"},
+			serve:  counts, want: result, calls: 1,
+		},
+		"returns nothing where no incident is open": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST"},
+			serve:  status(200, `{"result": []}`), want: `{}`, calls: 1,
+		},
+		"says when the token expired and what to do": {
+			record: map[string]any{"token": snowToken, "expires_at": 1732449600, "instance_url": "http://HOST"},
+			fails: []string{
+				"the cached token expired at 2024-11-24T12:00:00Z: nothing keeps the cache warm",
+				"Switch the schedule f/ServiceNow/warm_token on", "put f/ServiceNow/get_token before this step",
+			},
+		},
+		"says that nobody has logged in yet": {
+			record: map[string]any{"token": "", "expires_at": 0, "seal": "", "login": map[string]any{"refused": 3}},
+			fails:  []string{"nobody has logged in successfully yet", "f/ServiceNow/get_token"},
+		},
+		"says that nobody has logged in yet where the resource is empty": {
+			record: nil,
+			fails:  []string{"nobody has logged in successfully yet"},
+		},
+		"says who must write the record where the Python script wrote it": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in) + 0.5},
+			fails:  []string{"no instance_url", "f/ServiceNow/get_token must have written it"},
+		},
+		"refuses http": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://dev12345.service-now.com"},
+			fails:  []string{"it must look like https://"},
+		},
+		"refuses another scheme": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "ftp://HOST"},
+			fails:  []string{"it must look like https://"},
+		},
+		"refuses a bare host": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "dev12345.service-now.com"},
+			fails:  []string{"it must look like https://"},
+		},
+		"refuses an address without a host": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "https:///path"},
+			fails:  []string{"it must look like https://"},
+		},
+		"refuses a loopback address that is only a user's name": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://127.0.0.1:1@HOST"},
+			fails:  []string{"it must look like https://"},
+		},
+		"refuses a loopback address that is only a user's name, before a public host": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://127.0.0.1:1@evil.example.com"},
+			fails:  []string{"it must look like https://"},
+		},
+		"refuses a host that only begins like a loopback address": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://127.0.0.1.evil.example.com"},
+			fails:  []string{"it must look like https://"},
+		},
+		"refuses a query": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST?"},
+			fails:  []string{"it must look like https://"},
+		},
+		"refuses a fragment": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST#"},
+			fails:  []string{"it must look like https://"},
+		},
+		"refuses what is no address": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "https://a b\x00%zz"},
+			fails:  []string{"it must look like https://"},
+		},
+		"follows no redirect, for the other host would get the token": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST"},
+			serve: func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Location", other.URL+"/path?sysparm_token="+snowToken)
+				w.WriteHeader(http.StatusTemporaryRedirect)
+			},
+			fails: []string{"answered 307, a redirect to " + otherHost + ", which"}, calls: 1,
+		},
+		"follows no redirect to the same host either": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST"},
+			serve: func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Location", "/login.do")
+				w.WriteHeader(http.StatusFound)
+			},
+			fails: []string{"answered 302, a redirect to HOST, which"}, calls: 1,
+		},
+		"says what to do about a token that ServiceNow refuses": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST"},
+			serve:  status(401, `{"error":{"message":"User Not Authenticated"},"status":"failure"}`),
+			fails:  []string{"HOST does not accept the cached token", "Run f/ServiceNow/get_token by hand"}, calls: 1,
+		},
+		"names another status, and nothing of the answer": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST"},
+			serve:  status(403, `{"error":{"message":"Missing required api access scope, `+snowToken+`"}}`),
+			fails:  []string{"HOST answered 403\n"}, calls: 1,
+		},
+		"names the host that answers with a page": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST"},
+			serve:  status(200, "<html>Instance Hibernating page "+snowToken+"</html>"),
+			fails:  []string{"HOST answered with something other than counts by priority\n"}, calls: 1,
+		},
+		"refuses JSON that has no result": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST"},
+			serve:  status(200, `{}`),
+			fails:  []string{"HOST answered with something other than counts by priority\n"}, calls: 1,
+		},
+		"refuses a count that is no number": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST"},
+			serve:  status(200, `{"result": [{"stats": {"count": "`+snowToken+`"}, "groupby_fields": [{"value": "1"}]}]}`),
+			fails:  []string{"HOST answered with something other than counts by priority\n"}, calls: 1,
+		},
+		"refuses a group without a priority": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST"},
+			serve:  status(200, `{"result": [{"stats": {"count": "1"}}]}`),
+			fails:  []string{"HOST answered with something other than counts by priority\n"}, calls: 1,
+		},
+		"repeats nothing of an answer that is no HTTP": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST"},
+			serve: func(w http.ResponseWriter, r *http.Request) {
+				connection, _, err := http.NewResponseController(w).Hijack()
+				if err != nil {
+					panic(err)
+				}
+				fmt.Fprintf(connection, "220 mail %s\r\n\r\n", r.Header.Get("Authorization"))
+				connection.Close()
+			},
+			fails: []string{"HOST did not answer as an HTTPS server with a trusted certificate does"}, calls: 1,
+		},
+		"says that nobody listens": {
+			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": closed.URL},
+			fails:  []string{strings.TrimPrefix(closed.URL, "http://") + " could not be reached: ", "connection refused"},
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var calls atomic.Int32
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				calls.Add(1)
+				if r.Header.Get("Authorization") != "Bearer "+snowToken {
+					t.Errorf("Authorization = %q", r.Header.Get("Authorization"))
+				}
+				test.serve(w, r)
+			}))
+			t.Cleanup(server.Close)
+			host := strings.TrimPrefix(server.URL, "http://")
+			port := strings.TrimPrefix(host, "127.0.0.1:")
+			fill := strings.NewReplacer("HOST", host, "PORT", port).Replace
+
+			if record, ok := test.record.(map[string]any); ok {
+				if address, ok := record["instance_url"].(string); ok {
+					record["instance_url"] = fill(address)
+				}
+			}
+			done := runStep(t, worker, binary, test.record)
+			if done.Failed != (test.fails != nil) || string(done.Result) != test.want {
+				t.Errorf("failed = %t, result = %s; want %s\n%s", done.Failed, done.Result, test.want, done.Log)
+			}
+			for _, want := range test.fails {
+				if !strings.Contains(done.Log, fill(want)) {
+					t.Errorf("no %q in:\n%s", fill(want), done.Log)
+				}
+			}
+			if calls.Load() != test.calls {
+				t.Errorf("%d calls; want %d", calls.Load(), test.calls)
+			}
+		})
+	}
+	t.Cleanup(func() { // when the parallel tests have ended
+		if n := strayed.Load(); n != 0 {
+			t.Errorf("the other host got %d requests; want none", n)
+		}
+	})
+}
+
+// runStep runs the second step with a record for its argument, and sees that its
+// log shows no secret and no panic.
+func runStep(t *testing.T, worker *windmill.Worker, binary string, record any) windmill.Done {
+	t.Helper()
+	done, err := worker.Run(context.Background(), windmill.Job{
+		Binary: binary, Args: map[string]any{"cache": record}, Token: jobToken,
+		Env: []string{"WM_FLOW_PATH=f/ServiceNow/open_incidents", "WM_FLOW_STEP_ID=b"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, unwanted := range []string{"S3cret", "panic", "goroutine"} {
+		if strings.Contains(done.Log, unwanted) {
+			t.Errorf("%s in:\n%s", unwanted, done.Log)
+		}
+	}
+	return done
+}
+
+func TestTheSecondStepTrustsNoForeignCertificate(t *testing.T) {
+	worker := newWorker(t)
+	binary := build(t, worker, filepath.Join(flowFolder, "count_open_incidents.go"))
+	server := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		t.Error("the server got a request")
+	}))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // it complains that the step hangs up
+	t.Cleanup(server.Close)
+	done := runStep(t, worker, binary, map[string]any{
+		"token": snowToken, "expires_at": time.Now().Add(time.Hour).Unix(), "instance_url": server.URL,
+	})
+	if !done.Failed || !strings.Contains(done.Log, "with a trusted certificate") {
+		t.Errorf("failed = %t; want an error that names the certificate\n%s", done.Failed, done.Log)
+	}
+}
+
+func TestTheSecondStepEndsWhateverTheAnswer(t *testing.T) {
+	worker := newWorker(t)
+	binary := build(t, worker, filepath.Join(flowFolder, "count_open_incidents.go"))
+	record := func(address string) map[string]any {
+		return map[string]any{"token": snowToken, "expires_at": time.Now().Add(time.Hour).Unix(), "instance_url": address}
+	}
+
+	t.Run("an answer without an end is read up to a mebibyte", func(t *testing.T) {
+		t.Parallel()
+		var sent atomic.Int64
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			blanks := []byte(strings.Repeat(" ", 1<<16))
+			for sent.Load() < 1<<28 {
+				n, err := w.Write(blanks)
+				sent.Add(int64(n))
+				if err != nil {
+					return
+				}
+			}
+		}))
+		t.Cleanup(server.Close)
+		done := runStep(t, worker, binary, record(server.URL))
+		if !done.Failed || !strings.Contains(done.Log, "something other than counts by priority") || sent.Load() > 1<<25 {
+			t.Errorf("failed = %t after %d bytes; want an error after little more than 1 MiB\n%s", done.Failed, sent.Load(), done.Log)
+		}
+	})
+	t.Run("a server that never answers is given up after half a minute", func(t *testing.T) {
+		if testing.Short() {
+			t.Skip("takes half a minute")
+		}
+		t.Parallel()
+		server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+		t.Cleanup(server.Close)
+		done := runStep(t, worker, binary, record(server.URL))
+		if !done.Failed || !strings.Contains(done.Log, "did not answer in time") || done.Took > 40*time.Second {
+			t.Errorf("failed = %t after %s; want an error after 30 s\n%s", done.Failed, done.Took, done.Log)
+		}
+	})
+}
