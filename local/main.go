@@ -1,16 +1,15 @@
-// Command local runs the token script as Windmill would: it starts a Windmill and
-// a ServiceNow on this machine, builds the job as a worker does and runs it in its
-// three uses. With -snow it runs the job once against a real instance, and against
-// a real Windmill, too, if BASE_INTERNAL_URL, WM_WORKSPACE and WM_TOKEN are set.
+// Command local runs the token script as Windmill would: it builds the job as a
+// worker does and runs it against a Windmill and a ServiceNow on this machine, in
+// each way in which a run is started. Where the environment variable SNOW names a
+// file, it runs the job once against the real instance that the file describes.
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -21,19 +20,16 @@ import (
 	"syscall"
 	"time"
 
-	"servicenow-token/local/servicenow"
 	"servicenow-token/local/windmill"
-	"servicenow-token/local/wire"
 )
 
-// snowPath is the resource that the local workspace has for the local instance.
-const snowPath = "f/ServiceNow/servicenow"
+// scriptPath is where the script is deployed.
+const scriptPath = "f/ServiceNow/get_token"
 
 func main() {
-	snowFile := flag.String("snow", "", "run once against the instance that this `file` describes (JSON, the five fields)")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, newPrinter(os.Stdout), *snowFile)
+	// With SIGPIPE, which comes where what reads the output has ended.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	err := run(ctx, newPrinter(os.Stdout), os.Getenv("SNOW"))
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "Failed:", err)
@@ -41,131 +37,38 @@ func main() {
 	}
 }
 
-// use is one of the ways in which the script is run.
-type use struct {
-	name, purpose string
-	env           []string
-	logins        int // how many are due
-}
-
-// run starts the servers, builds the job and runs it. All that it leaves on the
-// machine is what was printed.
+// run runs the demonstration or, if snowFile is not empty, the job against the
+// instance of that file. All that it leaves on the machine is what was printed.
 func run(ctx context.Context, out printer, snowFile string) (err error) {
 	dir, err := os.MkdirTemp("", "servicenow-token")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if snowFile != "" {
+		return runInstance(ctx, out, dir, snowFile)
+	}
+	return demonstrate(ctx, out, dir)
+}
 
+// newWorker serves a new workspace and makes a worker for it, which works in dir.
+func newWorker(dir string) (worker *windmill.Worker, token string, stop func(), err error) {
 	workspace := &windmill.Workspace{Name: "local"}
 	workspace.AddFolder("f/ServiceNow")
-	token := random()
+	token = random()
 	workspace.AddToken(token, windmill.Rights{Read: true, Write: true})
-	windmillURL, stop, err := serve(workspace)
-	if err != nil {
-		return err
-	}
-	defer stop()
-	instance := &servicenow.Instance{}
-	instanceURL, stop, err := serve(instance)
-	if err != nil {
-		return err
-	}
-	defer stop()
+	address, stop, err := serve(workspace)
+	return &windmill.Worker{Workspace: workspace, BaseURL: address, Dir: dir}, token, stop, err
+}
 
-	args := map[string]any{"snow": "$res:" + snowPath}
-	uses := []use{
-		{"standalone", "verifies the credentials", nil, 1},
-		{"flow step", "reuses the token", []string{"WM_FLOW_PATH=f/ServiceNow/open_incidents", "WM_FLOW_STEP_ID=a"}, 0},
-		{"schedule", "renews the token", []string{"WM_SCHEDULE_PATH=f/ServiceNow/warm_token"}, 1},
-	}
-	if snowFile != "" {
-		if args["snow"], err = readInstance(snowFile); err != nil {
-			return err
-		}
-		once := use{"real instance", "as described in " + snowFile, nil, 0}
-		address, name, secret := os.Getenv("BASE_INTERNAL_URL"), os.Getenv("WM_WORKSPACE"), os.Getenv("WM_TOKEN")
-		if address != "" && name != "" && secret != "" {
-			once.env = []string{"BASE_INTERNAL_URL=" + address, "WM_WORKSPACE=" + name, "WM_TOKEN=" + secret}
-			out.field("Windmill", address+", workspace "+name)
-		} else {
-			out.field("Windmill", windmillURL)
-		}
-		uses = []use{once}
-	} else {
-		createInstance(workspace, instance, instanceURL)
-		out.field("Windmill", windmillURL)
-		out.field("ServiceNow", instanceURL)
-	}
-
-	worker := &windmill.Worker{Workspace: workspace, BaseURL: windmillURL, Dir: dir}
+// build builds the job, and says so before, for it may take long.
+func build(ctx context.Context, out printer, worker *windmill.Worker) (binary string, err error) {
+	fmt.Fprintln(out, "Building the job as a worker does (the first time takes half a minute) …")
 	started := time.Now()
-	binary, err := worker.Build(ctx, "main.go", ".")
-	if err != nil {
-		return err
+	if binary, err = worker.Build(ctx, "main.go", "."); err == nil {
+		out.field("Job", fmt.Sprintf("main.go, built in %.1f s", time.Since(started).Seconds()))
 	}
-	out.field("Job", fmt.Sprintf("main.go, built as a worker does in %.1f s", time.Since(started).Seconds()))
-
-	var failed []string
-	for _, u := range uses {
-		job := windmill.Job{Binary: binary, Args: args, Token: token, Env: u.env}
-		done, err := worker.Run(ctx, job)
-		if err != nil {
-			return err
-		}
-		toWindmill, toServiceNow := workspace.TakeCalls(), instance.TakeCalls()
-		ok := !done.Failed && (snowFile != "" || len(toServiceNow) == u.logins)
-		if !ok {
-			failed = append(failed, u.name)
-		}
-		out.use(u, done, ok)
-		if snowFile == "" {
-			out.field("  Windmill", list(toWindmill))
-			out.field("  ServiceNow", list(toServiceNow))
-		}
-	}
-	if failed != nil {
-		return fmt.Errorf("not as it should be: %s", strings.Join(failed, ", "))
-	}
-	return nil
-}
-
-// createInstance makes an account on the instance, and in the workspace the
-// resource that describes it, its secrets in variables as in a real workspace.
-func createInstance(workspace *windmill.Workspace, instance *servicenow.Instance, address string) {
-	account := servicenow.Account{
-		ClientID: random(), ClientSecret: random(), Username: "windmill.integration", Password: random(),
-	}
-	instance.SetAccount(account, true)
-	workspace.SetVariable("f/ServiceNow/client_secret", account.ClientSecret)
-	workspace.SetVariable("f/ServiceNow/password", account.Password)
-	value, _ := json.Marshal(map[string]string{ // strings always marshal
-		"instance_url": address, "client_id": account.ClientID, "client_secret": "$var:f/ServiceNow/client_secret",
-		"username": account.Username, "password": "$var:f/ServiceNow/password",
-	})
-	workspace.SetResource(snowPath, windmill.Resource{Type: "servicenow", Value: value})
-}
-
-// readInstance reads the script's argument from a file that only its owner may
-// read. No error repeats any of the content.
-func readInstance(name string) (map[string]string, error) {
-	file, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s holds secrets and others may read it: chmod 600 %s", name, name)
-	}
-	fields := make(map[string]string)
-	if json.NewDecoder(file).Decode(&fields) != nil {
-		return nil, fmt.Errorf("%s must be a JSON object with the strings instance_url, client_id, client_secret, username and password", name)
-	}
-	return fields, nil
+	return binary, err
 }
 
 // serve serves handler on a free port of this machine.
@@ -186,27 +89,6 @@ func random() string {
 	return hex.EncodeToString(secret)
 }
 
-// list names calls by what they do, each with its status.
-func list(calls []wire.Call) string {
-	var names []string
-	for _, call := range calls {
-		name := call.Method + " " + call.Path
-		for part, action := range map[string]string{
-			"/resources/get_value_interpolated/": "read", "/resources/create": "create",
-			"/resources/update_value/": "update", "/oauth_token.do": "login",
-		} {
-			if strings.Contains(call.Path, part) {
-				name = action
-			}
-		}
-		names = append(names, fmt.Sprintf("%s %d", name, call.Status))
-	}
-	if names == nil {
-		return "no calls"
-	}
-	return strings.Join(names, ", ")
-}
-
 // printer writes aligned lines, in colour on a terminal.
 type printer struct {
 	io.Writer
@@ -221,14 +103,18 @@ func newPrinter(file *os.File) printer {
 	return printer{file, "\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[31m", "\x1b[0m"}
 }
 
-// field prints a name and a text; the text's further lines stand below its first.
-func (p printer) field(name, text string) {
-	text = strings.ReplaceAll(text, "\n", "\n"+strings.Repeat(" ", 14))
-	fmt.Fprintf(p, "%s%-14s%s%s\n", p.dim, name, p.plain, text)
+// heading prints what comes next.
+func (p printer) heading(name, purpose string) {
+	fmt.Fprintf(p, "\n%s%-16s%s%s\n", p.bold, name, p.plain, purpose)
 }
 
-// use prints how a run of the job went.
-func (p printer) use(u use, done windmill.Done, ok bool) {
+// field prints a name and a text.
+func (p printer) field(name, text string) {
+	fmt.Fprintf(p, "%s%-16s%s%s\n", p.dim, name, p.plain, text)
+}
+
+// result prints what a run of the job came to.
+func (p printer) result(done windmill.Done, ok bool) {
 	colour, result := p.green, string(done.Result)
 	if !ok {
 		colour = p.red
@@ -236,7 +122,32 @@ func (p printer) use(u use, done windmill.Done, ok bool) {
 	if done.Failed {
 		result = "failed"
 	}
-	fmt.Fprintf(p, "\n%s%-14s%s%s\n", p.bold, u.name, p.plain, u.purpose)
 	p.field("  result", fmt.Sprintf("%s%s%s in %d ms", colour, result, p.plain, done.Took.Milliseconds()))
-	p.field("  log", strings.TrimSpace(done.Log))
+}
+
+// logPrinter prints a job's log beside the name "log", as it comes.
+type logPrinter struct {
+	printer
+	begun, midLine bool
+}
+
+// Write prints a piece of the log.
+func (p *logPrinter) Write(text []byte) (int, error) {
+	for _, line := range bytes.SplitAfter(text, []byte("\n")) {
+		if len(line) == 0 {
+			continue
+		}
+		margin := strings.Repeat(" ", 16)
+		switch {
+		case p.midLine:
+			margin = ""
+		case !p.begun:
+			margin = fmt.Sprintf("%s%-16s%s", p.dim, "  log", p.plain)
+		}
+		if _, err := fmt.Fprintf(p.printer, "%s%s", margin, line); err != nil {
+			return 0, err
+		}
+		p.begun, p.midLine = true, !bytes.HasSuffix(line, []byte("\n"))
+	}
+	return len(text), nil
 }

@@ -39,15 +39,20 @@ func runLocal(t *testing.T, ctx context.Context, snowFile string) (output string
 	return text.String(), err
 }
 
-func TestTheThreeUsesAreShown(t *testing.T) {
+func TestEachKindOfRunIsShown(t *testing.T) {
 	output, err := runLocal(t, context.Background(), "")
 	if err != nil {
 		t.Fatalf("%v\n%s", err, output)
 	}
 	for _, want := range []string{
-		`(?s)standalone +verifies.*result +"OK" in \d+ ms.*ServiceNow +login 200\n.*flow step`,
-		`(?s)flow step +reuses.*result +"OK" in \d+ ms.*Windmill +read 200\n +ServiceNow +no calls\n.*schedule`,
-		`(?s)schedule +renews.*result +"OK" in \d+ ms.*Windmill +read 200, update 200, read 200\n +ServiceNow +login 200\n$`,
+		`^Windmill +http.*\nServiceNow +http.*\nBuilding the job .*\nJob +main.go, built in \d+\.\d s\n`,
+		`\nby hand +verifies .*\n  log +Run on its own, by hand .*\n(?: {16}\S.*\n)+  result +"OK" in \d+ ms\n` +
+			`  Windmill +read 404, .*, update 200\n  ServiceNow +login 200 \(one login due\)\n`,
+		`\nflow step +reuses .*\n  log +Reused .*\n  result +"OK" in \d+ ms\n  Windmill +read 200\n  ServiceNow +no calls \(no login due\)\n`,
+		`\nscheduled flow +.*\n  log +Reused .*\n  result +"OK" in \d+ ms\n  Windmill +read 200\n  ServiceNow +no calls \(no login due\)\n`,
+		`\nschedule +renews .*\n  log +Run on its own, by a schedule.*\n(?: {16}\S.*\n)+  result +"OK" in \d+ ms\n` +
+			`  Windmill +read 200, .*, update 200\n  ServiceNow +login 200 \(one login due\)\n`,
+		`\n20 jobs at once .*\n  result +(one login|2 logins), all jobs ended within \d+ ms\n  ServiceNow +login 200.* \(one login due\)\n$`,
 	} {
 		if !regexp.MustCompile(want).MatchString(output) {
 			t.Errorf("no %s in:\n%s", want, output)

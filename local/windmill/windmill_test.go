@@ -56,15 +56,15 @@ func TestTheResourceAPI(t *testing.T) {
 		{"a value that refers to nothing", "all", "GET", "get_value_interpolated/f%2Fa%2Fdangling", "", false, 404, "Not found: variable f/a/gone not found"},
 		{"a value that refers to itself", "all", "GET", "get_value_interpolated/f%2Fa%2Fcircle", "", false, 404, "Not found: references nested too deeply"},
 		{"no value", "all", "GET", "get_value_interpolated/f%2Fa%2Fgone", "", false, 404, "Not found: Resource f/a/gone not found"},
-		{"a value that may not be read", "nobody", "GET", "get_value_interpolated/f%2Fa%2Fthere", "", false, 404, "Not found: Resource f/a/there not found"},
+		{"a value that may not be read", "nobody", "GET", "get_value_interpolated/f%2Fa%2Fthere", "", false, 401, "Not authorized: Resource exists but you don't have access to it"},
 		{"an unknown token", "stranger", "GET", "get_value_interpolated/f%2Fa%2Fthere", "", false, 401, "Unauthorized"},
 		{"no such action", "all", "GET", "list/f%2Fa%2Fthere", "", false, 404, "Not found: no such route"},
 		{"a new resource", "all", "POST", "create?update_if_exists=true", `{"path":"f/a/new","value":2,"resource_type":"state"}`, false, 201, "resource f/a/new created"},
 		{"a resource that exists", "all", "POST", "create", `{"path":"f/a/there","value":2,"resource_type":"state"}`, false, 400, "Bad request: Resource f/a/there already exists"},
 		{"a resource that exists, to be updated", "all", "POST", "create?update_if_exists=true", `{"path":"f/a/there","value":2,"resource_type":"state"}`, false, 201, "resource f/a/there created"},
 		{"a resource at a bad path", "all", "POST", "create?update_if_exists=true", `{"path":"there","value":2,"resource_type":"state"}`, false, 400, "Bad request: invalid path or type"},
-		{"a resource in no folder", "all", "POST", "create?update_if_exists=true", `{"path":"f/b/new","value":2,"resource_type":"state"}`, false, 401, "Not authorized: no write permission at f/b/new"},
-		{"a resource without the right", "reader", "POST", "create?update_if_exists=true", `{"path":"f/a/new","value":2,"resource_type":"state"}`, false, 401, "Not authorized: no write permission at f/a/new"},
+		{"a resource in no folder", "all", "POST", "create?update_if_exists=true", `{"path":"f/b/new","value":2,"resource_type":"state"}`, false, 401, "Not authorized: You don't have write permission at this path"},
+		{"a resource without the right", "reader", "POST", "create?update_if_exists=true", `{"path":"f/a/new","value":2,"resource_type":"state"}`, false, 401, "Not authorized: You don't have write permission at this path"},
 		{"an update", "all", "POST", "update_value/f%2Fa%2Fthere", `{"value":2}`, false, 200, "value of resource f/a/there updated"},
 		{"an update of nothing", "all", "POST", "update_value/f%2Fa%2Fgone", `{"value":2}`, false, 404, "Not found: Resource f/a/gone not found"},
 		{"an update without the right", "reader", "POST", "update_value/f%2Fa%2Fthere", `{"value":2}`, false, 404, "Not found: Resource f/a/there not found"},
@@ -145,7 +145,7 @@ func TestTheWorker(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]any{
-		"first": map[string]any{"A": "a", "B": "b"}, "count": 3.0, "home": false, "planted": false,
+		"first": map[string]any{"A": "a", "B": "b"}, "count": 3.0, "home": true, "planted": false,
 		"token": "token", "schedule": "f/a/schedule",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

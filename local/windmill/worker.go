@@ -9,11 +9,14 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -48,6 +51,8 @@ type Job struct {
 	Path string
 	// Env is the environment on top of the worker's own, as "NAME=value".
 	Env []string
+	// Output is where the log is also written while the job runs; nil for nowhere.
+	Output io.Writer
 }
 
 // Done is a job that has ended.
@@ -80,15 +85,17 @@ func (wk *Worker) Build(ctx context.Context, script, moduleDir string) (binary s
 	if err != nil {
 		return "", err
 	}
+	// In the environment's workspace: GOWORK=off there means the published client.
 	standIn, err := goCommand(ctx, moduleDir, nil, "list", "-m", "-f", "{{with .Replace}}{{.Dir}}{{end}}", clientModule)
 	if err != nil {
 		return "", err
 	}
-	dir, err := os.MkdirTemp(wk.Dir, "build")
+	jobDir, err := os.MkdirTemp(wk.Dir, "build")
 	if err != nil {
 		return "", err
 	}
-	if err := os.Mkdir(filepath.Join(dir, "inner"), 0o755); err != nil {
+	dir := filepath.Join(jobDir, "go")
+	if err := os.MkdirAll(filepath.Join(dir, "inner"), 0o755); err != nil {
 		return "", err
 	}
 	for name, content := range map[string]string{
@@ -100,7 +107,7 @@ func (wk *Worker) Build(ctx context.Context, script, moduleDir string) (binary s
 			return "", err
 		}
 	}
-	alone := []string{"GOWORK=off", "GOFLAGS="}
+	alone := []string{"GOWORK=off"}
 	if _, err := goCommand(ctx, dir, alone, "mod", "init", "mymod"); err != nil {
 		return "", err
 	}
@@ -109,7 +116,7 @@ func (wk *Worker) Build(ctx context.Context, script, moduleDir string) (binary s
 		fmt.Fprintf(&requirements, "require %s\n", match[1])
 	}
 	if replacement := strings.TrimSpace(standIn); replacement != "" {
-		fmt.Fprintf(&requirements, "replace %s => %s\n", clientModule, replacement)
+		fmt.Fprintf(&requirements, "replace %s => %s\n", clientModule, strconv.Quote(replacement))
 	}
 	if err := appendTo(filepath.Join(dir, "go.mod"), requirements.String()); err != nil {
 		return "", err
@@ -117,9 +124,8 @@ func (wk *Worker) Build(ctx context.Context, script, moduleDir string) (binary s
 	if _, err := goCommand(ctx, dir, alone, "mod", "tidy"); err != nil {
 		return "", err
 	}
-	binary = filepath.Join(dir, "main")
-	_, err = goCommand(ctx, dir, alone, "build", "-o", binary, "main.go")
-	return binary, err
+	_, err = goCommand(ctx, dir, alone, "build", "main.go")
+	return filepath.Join(dir, "main"), err
 }
 
 // Run runs a job to its end. The error means that it could not be started or that
@@ -140,9 +146,14 @@ func (wk *Worker) Run(ctx context.Context, job Job) (Done, error) {
 		}
 	}
 	var log bytes.Buffer
+	var output io.Writer = &log
+	if job.Output != nil {
+		output = io.MultiWriter(&log, job.Output)
+	}
 	command := exec.CommandContext(ctx, job.Binary)
+	endWithChildren(command, syscall.SIGKILL)
 	command.Dir = dir
-	command.Stdout, command.Stderr = &log, &log
+	command.Stdout, command.Stderr = output, output
 	command.Env = append(wk.Environment(job), job.Env...)
 	started := time.Now()
 	err = command.Run()
@@ -287,17 +298,28 @@ func run() error {
 }
 `
 
-// goCommand runs the go command in dir and returns what it printed.
+// goCommand runs the go command in dir and returns what it printed. The caller's
+// GOFLAGS are replaced, for some stop a build. An empty value would not do: then
+// those of "go env -w" count.
 func goCommand(ctx context.Context, dir string, env []string, args ...string) (string, error) {
 	command := exec.CommandContext(ctx, "go", args...)
+	endWithChildren(command, syscall.SIGINT) // at which go removes its temporary folder
 	command.Dir = dir
-	command.Env = append(os.Environ(), env...)
+	command.Env = append(append(os.Environ(), "GOFLAGS=-buildvcs=false"), env...)
 	var output, complaint bytes.Buffer
 	command.Stdout, command.Stderr = &output, &complaint
 	if err := command.Run(); err != nil {
 		return "", fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, complaint.String())
 	}
 	return output.String(), nil
+}
+
+// endWithChildren makes the end of command's context send signal to command and to
+// all that it started.
+func endWithChildren(command *exec.Cmd, signal syscall.Signal) {
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, signal) }
+	command.WaitDelay = 5 * time.Second
 }
 
 func appendTo(name, text string) error {
