@@ -197,11 +197,7 @@ func getToken(snow servicenow) (string, error) {
 		storeFailure(snow, failed)
 		return "", failed
 	}
-	err = storeToken(fresh)
-	if err == nil && unclaimed {
-		err = checkStored(snow, fresh)
-	}
-	if err != nil {
+	if err := store(snow, fresh, !unclaimed); err != nil {
 		return "", err
 	}
 	fmt.Printf("Stored it in %s.\n", cachePath)
@@ -379,20 +375,18 @@ func writeCache(ctx context.Context, value any) error {
 	return nil
 }
 
-// storeToken puts a new record, without a login, into the cache; again if that fails.
-func storeToken(fresh record) error {
+// store puts a new record, without a login, into the cache, again if that fails.
+// Where no claim has shown that the cache can be written, it reads the record back.
+func store(snow servicenow, fresh record, claimed bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), stepLimit)
 	defer cancel()
 	err := writeCache(ctx, fresh)
 	if err != nil {
 		err = writeCache(ctx, fresh)
 	}
-	return err
-}
-
-// checkStored reads back what storeToken wrote, where no claim has shown that the
-// cache can be written.
-func checkStored(snow servicenow, fresh record) error {
+	if err != nil || claimed {
+		return err
+	}
 	found, err := readCache(context.Background(), snow)
 	// A login at the same time brings the same token; its expiry may be rounded otherwise.
 	there := found.record.Token == fresh.Token && found.record.ExpiresAt > fresh.ExpiresAt-expiryMargin
