@@ -250,7 +250,7 @@ func (w *World) callMain(t testing.TB, job windmill.Job) (r Ran) {
 
 // setenv gives the process what a job finds in its environment.
 func (w *World) setenv(job windmill.Job) {
-	for _, setting := range append(w.Worker.Environment(job), job.Env...) {
+	for _, setting := range w.Worker.Environment(job) {
 		if name, value, _ := strings.Cut(setting, "="); strings.HasPrefix(name, "WM_") || name == "BASE_INTERNAL_URL" {
 			os.Setenv(name, value)
 		}

@@ -5,46 +5,61 @@ import (
 	"fmt"
 )
 
-// The functions below return what the environment tells a job of who started it, a
-// row each of what windmill-labs/windmill does in worker_flow.rs, schedule.rs and
-// the Go executor.
-
-// ByHand is a run from the script's page, by webhook or by a schedule's "Run now".
+// ByHand is a run by hand, by webhook or by a schedule's "Run now" button.
+//
+// It and the functions below say who starts a job: each returns what Job.Env
+// needs, and what it leaves out is empty. Source: windmill-labs/windmill, backend,
+// schedule.rs and worker_flow.rs, which pushes every step with the schedule of its
+// flow.
+//
+//	                     WM_SCHEDULE_PATH  WM_FLOW_STEP_ID  WM_FLOW_JOB_ID  WM_FLOW_PATH
+//	ByHand               -                 -                -               -
+//	BySchedule           set               -                -               -
+//	ByWrappedSchedule    set               a                set             the script's own path
+//	StepOfFlow           -                 the step's id    set             the flow's path
+//	StepOfScheduledFlow  set               the step's id    set             the flow's path
+//	ByScript             -                 -                the caller's    the caller's path
+//	ByFlowEditor         -                 -                -               the flow's path
 func ByHand() []string { return nil }
 
-// ByFlowEditor is the test of one step in the flow editor.
-func ByFlowEditor(flow string) []string { return []string{"WM_FLOW_PATH=" + flow} }
+// BySchedule is a run of a script by the schedule at path.
+func BySchedule(path string) []string {
+	return []string{"WM_SCHEDULE_PATH=" + path}
+}
 
-// BySchedule is a run that the schedule at path starts.
-func BySchedule(path string) []string { return []string{"WM_SCHEDULE_PATH=" + path} }
-
-// ByWrappedSchedule is a run that a schedule with a retry or a skip handler starts:
-// the only step of a flow that has the script's own path.
+// ByWrappedSchedule is a run of a script by a schedule that has a retry or a skip
+// handler: Windmill makes a flow of it, of one step, under the script's own path.
+// Job.Path must be that path, too.
 func ByWrappedSchedule(schedule, script string) []string {
 	return StepOfScheduledFlow(script, "a", schedule)
 }
 
 // StepOfFlow is a step of a flow that no schedule started.
 func StepOfFlow(flow, step string) []string {
-	id := newID()
-	return []string{"WM_FLOW_PATH=" + flow, "WM_FLOW_STEP_ID=" + step, "WM_FLOW_JOB_ID=" + id, "WM_ROOT_FLOW_JOB_ID=" + id}
+	return append(ByScript(flow), "WM_FLOW_STEP_ID="+step)
 }
 
-// StepOfScheduledFlow is a step of a flow that a schedule started, in loops and
-// branches too.
+// StepOfScheduledFlow is a step of a flow that a schedule started.
 func StepOfScheduledFlow(flow, step, schedule string) []string {
-	return append(StepOfFlow(flow, step), BySchedule(schedule)...)
+	return append(StepOfFlow(flow, step), "WM_SCHEDULE_PATH="+schedule)
 }
 
-// ByScript is a run that the script at caller called.
+// ByScript is a run of a script that another script, the caller, started.
 func ByScript(caller string) []string {
 	id := newID()
-	return []string{"WM_FLOW_PATH=" + caller, "WM_FLOW_JOB_ID=" + id, "WM_ROOT_FLOW_JOB_ID=" + id}
+	return []string{"WM_FLOW_JOB_ID=" + id, "WM_ROOT_FLOW_JOB_ID=" + id, "WM_FLOW_PATH=" + caller}
 }
 
-// newID makes a job id, a UUID.
+// ByFlowEditor is a flow editor's test of one step.
+func ByFlowEditor(flow string) []string {
+	return []string{"WM_FLOW_PATH=" + flow}
+}
+
+// newID makes the id of a job: a random UUID (RFC 9562, version 4).
 func newID() string {
-	b := make([]byte, 16)
-	_, _ = rand.Read(b) // never fails, by its documentation
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails, by its documentation
+	id[6] = id[6]&0x0f | 0x40
+	id[8] = id[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
 }

@@ -35,11 +35,10 @@ type Workspace struct {
 
 	// Name is the workspace's, as in /api/w/{Name}/.
 	Name string
-	// Old makes the workspace answer as servers before mid-2026 do where the token may
-	// not write: create with 400 and the database's words, update_value with 200
-	// though nothing is stored. Newer ones answer 401 and 404.
+	// Old makes the answers those of servers before mid-2026: update_value is 200
+	// where it stores nothing, and create without the right to write is 400.
 	Old bool
-	// Protected is a protection rule of the workspace, which forbids direct changes.
+	// Protected stands for a protection rule that forbids direct changes.
 	Protected bool
 
 	mu        sync.Mutex
@@ -140,7 +139,8 @@ func (ws *Workspace) serveValue(w http.ResponseWriter, path string, rights Right
 		return
 	}
 	if !rights.Read {
-		refuse(w, http.StatusUnauthorized, "Not authorized: Resource exists but you don't have access to it")
+		refuse(w, http.StatusUnauthorized, "Not authorized: Resource exists but you don't have access to it:\n"+
+			"resource perms: {}\nfolder perms: {}")
 		return
 	}
 	value, err := ws.interpolate(resource.Value)
@@ -153,6 +153,10 @@ func (ws *Workspace) serveValue(w http.ResponseWriter, path string, rights Right
 }
 
 func (ws *Workspace) serveCreate(w http.ResponseWriter, r *http.Request, rights Rights) {
+	if ws.Protected {
+		refuse(w, http.StatusForbidden, protected)
+		return
+	}
 	var body struct {
 		Path  string
 		Value json.RawMessage
@@ -164,15 +168,13 @@ func (ws *Workspace) serveCreate(w http.ResponseWriter, r *http.Request, rights 
 		refuse(w, http.StatusBadRequest, "Bad request: invalid path or type")
 		return
 	}
-	switch allowed := rights.Write && ws.folders["f/"+parts[1]]; {
-	case ws.Protected:
-		refuse(w, http.StatusForbidden, protected)
-		return
-	case !allowed && ws.Old:
-		refuse(w, http.StatusBadRequest, `SqlErr: new row violates row-level security policy for table "resource"`)
-		return
-	case !allowed:
-		refuse(w, http.StatusUnauthorized, "Not authorized: You don't have write permission at this path")
+	if !rights.Write || !ws.folders["f/"+parts[1]] {
+		// The database refuses the row; newer servers translate what it says.
+		if ws.Old {
+			refuse(w, http.StatusBadRequest, `SqlErr: new row violates row-level security policy for table "resource"`)
+		} else {
+			refuse(w, http.StatusUnauthorized, "Not authorized: You don't have write permission at this path")
+		}
 		return
 	}
 	if _, exists := ws.resources[body.Path]; exists && r.URL.Query().Get("update_if_exists") != "true" {
@@ -184,10 +186,11 @@ func (ws *Workspace) serveCreate(w http.ResponseWriter, r *http.Request, rights 
 	fmt.Fprintf(w, "resource %s created", body.Path)
 }
 
-// protected is what a protection rule answers, to the letter of its kind only.
-const protected = "Permission denied: a protection rule of this workspace forbids direct changes"
-
 func (ws *Workspace) serveUpdate(w http.ResponseWriter, r *http.Request, path string, rights Rights) {
+	if ws.Protected {
+		refuse(w, http.StatusForbidden, protected)
+		return
+	}
 	var body struct{ Value json.RawMessage }
 	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
 		refuse(w, http.StatusBadRequest, "Bad request: invalid body")
@@ -195,9 +198,6 @@ func (ws *Workspace) serveUpdate(w http.ResponseWriter, r *http.Request, path st
 	}
 	resource, ok := ws.resources[path]
 	switch {
-	case ws.Protected:
-		refuse(w, http.StatusForbidden, protected)
-		return
 	case ok && rights.Write:
 		resource.Value = body.Value
 		ws.resources[path] = resource
@@ -218,7 +218,7 @@ func (ws *Workspace) interpolate(value json.RawMessage) (any, error) {
 	return ws.expand(parsed, 0)
 }
 
-// parse decodes JSON with its numbers to the digit.
+// parse reads a JSON value and keeps the digits of its numbers, as Windmill does.
 func parse(value []byte) (parsed any, err error) {
 	decoder := json.NewDecoder(bytes.NewReader(value))
 	decoder.UseNumber()
@@ -279,6 +279,10 @@ func (ws *Workspace) expandString(text string, depth int) (any, error) {
 	return text, nil
 }
 
+// protected is what a protection rule answers (DisableDirectDeployment).
+const protected = "Permission denied: Cannot directly deploy in this workspace. Fork or Pull request required."
+
+// refuse answers in the way of Windmill's errors.
 func refuse(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(status)

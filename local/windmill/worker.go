@@ -14,7 +14,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -45,13 +44,15 @@ type Job struct {
 	Args map[string]any
 	// Token is the workspace token with which the job calls Windmill.
 	Token string
-	// ID is the job's id; a new one if empty.
-	ID string
-	// Path is where the script is deployed; empty for a preview.
+	// Path is where the script is deployed; "" is a preview, which has no path.
 	Path string
-	// Env is the environment on top of the worker's own, as "NAME=value".
+	// ID is the job's; "" stands for a new one.
+	ID string
+	// Env is the environment on top of the worker's own, as "NAME=value": who
+	// started the job (ByHand and so on) and what the worker group adds.
 	Env []string
-	// Output is where the log is also written while the job runs; nil for nowhere.
+	// Output gets the job's log while the job runs, if it is not nil. An error of
+	// its Write ends the job.
 	Output io.Writer
 }
 
@@ -72,20 +73,17 @@ func (d Done) FailureText() string {
 
 // Build makes a program of a script, in a new folder below Dir. moduleDir is a
 // folder of the module that says by which client jobs are built: the published
-// one, or the one that takes its place there.
+// one, or the one that takes its place there. The steps are those of
+// handle_go_job in go_executor.rs.
 func (wk *Worker) Build(ctx context.Context, script, moduleDir string) (binary string, err error) {
 	source, err := os.ReadFile(script)
 	if err != nil {
 		return "", err
 	}
-	if !strings.HasPrefix(strings.TrimLeftFunc(string(source), unicode.IsSpace), "package") {
-		source = append([]byte("package inner; "), source...)
-	}
 	runner, err := runnerSource(source)
 	if err != nil {
 		return "", err
 	}
-	// In the environment's workspace: GOWORK=off there means the published client.
 	standIn, err := goCommand(ctx, moduleDir, nil, "list", "-m", "-f", "{{with .Replace}}{{.Dir}}{{end}}", clientModule)
 	if err != nil {
 		return "", err
@@ -98,14 +96,12 @@ func (wk *Worker) Build(ctx context.Context, script, moduleDir string) (binary s
 	if err := os.MkdirAll(filepath.Join(dir, "inner"), 0o755); err != nil {
 		return "", err
 	}
-	for name, content := range map[string]string{
-		"inner/inner_main.go": string(source),
-		"inner/runner.go":     runner,
-		"main.go":             programSource,
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
-			return "", err
-		}
+	inner := string(source)
+	if !strings.HasPrefix(strings.TrimSpace(inner), "package") {
+		inner = "package inner; " + inner
+	}
+	if err := os.WriteFile(filepath.Join(dir, "inner", "inner_main.go"), []byte(inner), 0o644); err != nil {
+		return "", err
 	}
 	alone := []string{"GOWORK=off"}
 	if _, err := goCommand(ctx, dir, alone, "mod", "init", "mymod"); err != nil {
@@ -116,13 +112,18 @@ func (wk *Worker) Build(ctx context.Context, script, moduleDir string) (binary s
 		fmt.Fprintf(&requirements, "require %s\n", match[1])
 	}
 	if replacement := strings.TrimSpace(standIn); replacement != "" {
-		fmt.Fprintf(&requirements, "replace %s => %s\n", clientModule, strconv.Quote(replacement))
+		fmt.Fprintf(&requirements, "replace %s => %q\n", clientModule, replacement)
 	}
 	if err := appendTo(filepath.Join(dir, "go.mod"), requirements.String()); err != nil {
 		return "", err
 	}
 	if _, err := goCommand(ctx, dir, alone, "mod", "tidy"); err != nil {
 		return "", err
+	}
+	for name, content := range map[string]string{"inner/runner.go": runner, "main.go": programSource} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			return "", err
+		}
 	}
 	_, err = goCommand(ctx, dir, alone, "build", "main.go")
 	return filepath.Join(dir, "main"), err
@@ -146,15 +147,15 @@ func (wk *Worker) Run(ctx context.Context, job Job) (Done, error) {
 		}
 	}
 	var log bytes.Buffer
-	var output io.Writer = &log
-	if job.Output != nil {
-		output = io.MultiWriter(&log, job.Output)
-	}
 	command := exec.CommandContext(ctx, job.Binary)
 	endWithChildren(command, syscall.SIGKILL)
 	command.Dir = dir
-	command.Stdout, command.Stderr = output, output
-	command.Env = append(wk.Environment(job), job.Env...)
+	command.Stdout = &log
+	if job.Output != nil {
+		command.Stdout = io.MultiWriter(&log, job.Output)
+	}
+	command.Stderr = command.Stdout
+	command.Env = wk.Environment(job)
 	started := time.Now()
 	err = command.Run()
 	done := Done{Log: log.String(), Took: time.Since(started)}
@@ -172,39 +173,42 @@ func (wk *Worker) Run(ctx context.Context, job Job) (Done, error) {
 	return done, err
 }
 
-// Environment is what the worker gives a job, but for what Job.Env adds.
+// Environment is all that a job finds in its environment; of two settings of one
+// name the later holds. HOME is that of a sandbox. Source: go_executor.rs and
+// get_reserved_variables in windmill-worker/src/common.rs.
 func (wk *Worker) Environment(job Job) []string {
 	id := job.ID
 	if id == "" {
 		id = newID()
 	}
 	env := []string{
-		"BASE_INTERNAL_URL=" + wk.BaseURL,
 		"WM_WORKSPACE=" + wk.Workspace.Name,
 		"WM_TOKEN=" + job.Token,
+		"WM_EMAIL=user@example.com",
+		"WM_USERNAME=user",
 		"WM_BASE_URL=" + wk.BaseURL,
 		"WM_JOB_ID=" + id,
 		"WM_JOB_PATH=" + job.Path,
-		"WM_EMAIL=user@example.com",
-		"WM_USERNAME=user",
+		"WM_FLOW_JOB_ID=",
+		"WM_ROOT_FLOW_JOB_ID=",
+		"WM_FLOW_PATH=",
+		"WM_FLOW_STEP_ID=",
+		"WM_SCHEDULE_PATH=",
 		"WM_PERMISSIONED_AS=u/user",
-		"WM_WORKER_GROUP=default",
-		"TZ=UTC",
+		"WM_STATE_PATH=",
+		"WM_OBJECT_PATH=",
+		"WM_WORKER_GROUP=",
+		"BASE_INTERNAL_URL=" + wk.BaseURL,
 		"PATH=" + os.Getenv("PATH"),
-		"HOME=/tmp/go", // as in a sandboxed worker
-	}
-	for _, name := range []string{
-		"WM_FLOW_JOB_ID", "WM_ROOT_FLOW_JOB_ID", "WM_FLOW_PATH", "WM_FLOW_STEP_ID", "WM_SCHEDULE_PATH",
-		"WM_STATE_PATH", "WM_OBJECT_PATH",
-	} {
-		env = append(env, name+"=")
+		"TZ=UTC",
+		"HOME=/tmp/go",
 	}
 	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"} {
 		if value, set := os.LookupEnv(name); set {
 			env = append(env, name+"="+value)
 		}
 	}
-	return env
+	return append(env, job.Env...)
 }
 
 // resolve returns the JSON of args with resources in the place of references.
@@ -225,32 +229,45 @@ func (wk *Worker) resolve(args map[string]any) ([]byte, error) {
 // requireLine is where a script pins a module.
 var requireLine = regexp.MustCompile(`//require (.*)\n`)
 
-// runnerSource returns the file that lets a program call the script's main.
+// mainStart is where the script's main begins; it must start a line.
+var mainStart = regexp.MustCompile(`(?m)^func main\(`)
+
+// runnerSource returns the file that lets a program call the script's main. It
+// looks at nothing before main, so that a script which cannot be compiled fails
+// where it does on a worker: in go build.
 func runnerSource(script []byte) (string, error) {
-	file, err := parser.ParseFile(token.NewFileSet(), "", script, parser.SkipObjectResolution)
+	start := mainStart.FindIndex(script)
+	if start == nil {
+		return "", errors.New("the script has no line that starts with func main(")
+	}
+	source := "package inner; " + string(script[start[0]:])
+	file, err := parser.ParseFile(token.NewFileSet(), "", source, parser.SkipObjectResolution)
 	if err != nil {
 		return "", err
 	}
 	var fields, arguments strings.Builder
-	for _, declaration := range file.Decls {
-		function, ok := declaration.(*ast.FuncDecl)
-		if !ok || function.Name.Name != "main" || function.Recv != nil {
-			continue
+	for _, parameter := range file.Decls[0].(*ast.FuncDecl).Type.Params.List {
+		kind := source[parameter.Type.Pos()-file.FileStart : parameter.Type.End()-file.FileStart]
+		for _, name := range parameter.Names {
+			first, size := utf8.DecodeRuneInString(name.Name)
+			field := string(unicode.ToUpper(first)) + name.Name[size:]
+			fmt.Fprintf(&fields, "\t%s %s `json:%q`\n", field, kind, name.Name)
+			fmt.Fprintf(&arguments, "req.%s, ", field)
 		}
-		for _, parameter := range function.Type.Params.List {
-			kind := script[parameter.Type.Pos()-file.FileStart : parameter.Type.End()-file.FileStart]
-			for _, name := range parameter.Names {
-				first, size := utf8.DecodeRuneInString(name.Name)
-				field := string(unicode.ToUpper(first)) + name.Name[size:]
-				fmt.Fprintf(&fields, "\t%s %s `json:%q`\n", field, kind, name.Name)
-				fmt.Fprintf(&arguments, "req.%s, ", field)
-			}
-		}
-		return fmt.Sprintf("package inner\n\ntype Req struct {\n%s}\n\nfunc Run(req Req) (interface{}, error) {\n\treturn main(%s)\n}\n",
-			fields.String(), strings.TrimSuffix(arguments.String(), ", ")), nil
 	}
-	return "", errors.New("the script has no func main")
+	return fmt.Sprintf(runnerFormat, fields.String(), strings.TrimSuffix(arguments.String(), ", ")), nil
 }
+
+// runnerFormat takes the fields of Req and the arguments of main.
+const runnerFormat = `package inner
+
+type Req struct {
+%s}
+
+func Run(req Req) (interface{}, error) {
+	return main(%s)
+}
+`
 
 // programSource reads the arguments, runs the script and writes its result.
 const programSource = `package main
