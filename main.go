@@ -55,13 +55,14 @@ const (
 	// A run takes a minute at the most: it claims a login within 25 s, has asked
 	// ServiceNow 18 s later, stores what came of it within 5 s and, where it must,
 	// reads that back within 5 s.
-	stepLimit    = 5 * time.Second  // reading the cache, tried twice; storing what came of a login
-	loginLimit   = 20 * time.Second // a login that takes longer is that of a job that was killed
-	lastClaim    = 25 * time.Second // from a run's start; later it claims no login
-	lastWait     = 45 * time.Second // from a run's start; later it waits for no other job's
-	claimLimit   = 10 * time.Second // claiming the login and reading that back
-	askLimit     = 18 * time.Second // from the claim on
-	attemptLimit = 15 * time.Second // one request to ServiceNow, its answer included
+	readLimit    = 2500 * time.Millisecond // reading the cache, each of two tries
+	stepLimit    = 5 * time.Second         // storing what came of a login
+	loginLimit   = 20 * time.Second        // a login that takes longer is that of a job that was killed
+	lastClaim    = 25 * time.Second        // from a run's start; later it claims no login
+	lastWait     = 45 * time.Second        // from a run's start; later it waits for no other job's
+	claimLimit   = 10 * time.Second        // claiming the login and reading that back
+	askLimit     = 18 * time.Second        // from the claim on
+	attemptLimit = 15 * time.Second        // one request to ServiceNow, its answer included
 
 	claimPause  = 300 * time.Millisecond     // in which another job's claim may replace ours
 	clockSpread = time.Hour                  // a time further ahead than that says nothing
@@ -350,7 +351,7 @@ func (snow servicenow) understand(value any) cache {
 func readCache(ctx context.Context, snow servicenow) (found cache, err error) {
 	for range 2 {
 		var value any
-		value, err = callWindmill(ctx, stepLimit/2, func() (any, error) {
+		value, err = callWindmill(ctx, readLimit, func() (any, error) {
 			value, err := wmill.GetResource(cachePath)
 			if err != nil && strings.HasPrefix(err.Error(), "Not found") {
 				return nil, nil // nothing cached yet

@@ -768,6 +768,39 @@ func TestClientOnTheWire(t *testing.T) {
 	}
 }
 
+func TestCacheIsReadBackWhereNoClaimShowedThatItCanBeWritten(t *testing.T) {
+	w := lab.New(t)
+	w.Setenv(t)
+	snow := snowOf(t, w)
+	fresh := record{Token: "fresh-token", ExpiresAt: time.Now().Add(time.Hour).Unix(), InstanceURL: snow.InstanceURL}
+	fresh.Seal = snow.seal(fresh)
+	for _, test := range []struct {
+		name  string
+		there func() // what stands there when it is read back
+		ok    bool
+	}{
+		{"the record itself", func() {}, true},
+		{"nothing", func() { w.Workspace.DeleteResource(cachePath) }, false},
+		{"another token", func() { w.Plant(t, w.Seal("other-token", fresh.ExpiresAt)) }, false},
+		{"the same token by a login a moment later", func() { w.Plant(t, w.Seal("fresh-token", fresh.ExpiresAt+1)) }, true},
+		{"the same token by a login a moment before", func() { w.Plant(t, w.Seal("fresh-token", fresh.ExpiresAt-59)) }, true},
+		{"the same token as it was before it was renewed", func() { w.Plant(t, w.Seal("fresh-token", fresh.ExpiresAt-60)) }, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w.Workspace.SetFault(func(n int, _ http.ResponseWriter, _ *http.Request) bool {
+				if n == 3 {
+					test.there()
+				}
+				return false
+			})
+			err := store(snow, fresh, false)
+			if (err == nil) != test.ok || err != nil && !strings.Contains(err.Error(), "reported success, but it is not there") {
+				t.Errorf("store = %v; want success %t", err, test.ok)
+			}
+		})
+	}
+}
+
 func TestCacheThatDoesNotAnswerIsGivenUp(t *testing.T) {
 	_, err := callWindmill(context.Background(), time.Millisecond, func() (any, error) { select {} })
 	if !errors.Is(err, context.DeadlineExceeded) {
@@ -1184,6 +1217,23 @@ func TestClaimIsMadeUnderARandomNameWhereTheJobHasNoID(t *testing.T) {
 	})
 	if r := w.Run(t, lab.ByHand, "WM_JOB_ID="); !r.OK() || !regexp.MustCompile(`^[0-9a-f]{16}$`).MatchString(by) {
 		t.Errorf("result = %s, claimed by %q; want \"OK\" and 16 hexadecimal digits\n%s", r.Result, by, r.Log)
+	}
+}
+
+func TestClaimTakesItsTimeFromThatOfTheLogin(t *testing.T) {
+	w := lab.New(t)
+	clock := fastClock(t)
+	w.Workspace.SetFault(func(n int, _ http.ResponseWriter, _ *http.Request) bool {
+		if n == 4 { // the claim is read
+			*clock = clock.Add(askLimit - time.Second)
+		}
+		return false
+	})
+	w.Instance.SetFault(wire.Hang(""))
+	r := w.RunInProcess(t, lab.FlowStep)
+	lab.CheckWords(t, r.Log, "did not answer in time")
+	if len(r.Logins) != 1 || r.Took > 5*time.Second {
+		t.Errorf("%d logins, given up after %s; want one, and the second that the claim left", len(r.Logins), r.Took)
 	}
 }
 
