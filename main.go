@@ -470,7 +470,7 @@ func checkRights() string {
 // underWay reports whether a job is logging in.
 func (l login) underWay(now time.Time) bool {
 	began := time.Unix(l.At, 0)
-	return l.By != "" && now.Sub(began) < loginLimit && began.Sub(now) < clockSpread
+	return l.By != "" && now.Sub(began) < loginLimit && began.Sub(now) <= clockSpread
 }
 
 // heldUntil returns until when a run must not ask since ServiceNow refused these

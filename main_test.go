@@ -984,6 +984,49 @@ func fastClock(t *testing.T) (clock *time.Time) {
 	return &at
 }
 
+func TestLoginIsUnderWayForTwentySeconds(t *testing.T) {
+	const clock = 1_800_000_000
+	for _, test := range []struct {
+		name string
+		by   string
+		age  int64 // seconds
+		want bool
+	}{
+		{"just begun", "job", 0, true},
+		{"almost too old", "job", 19, true},
+		{"too old", "job", 20, false},
+		{"an hour ahead", "job", -3600, true},
+		{"further ahead", "job", -3601, false},
+		{"ended", "", 0, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := (login{By: test.by, At: clock - test.age}).underWay(time.Unix(clock, 0)); got != test.want {
+				t.Errorf("underWay = %t; want %t", got, test.want)
+			}
+		})
+	}
+}
+
+func TestLoginOfAnotherJobIsLookedAtAgainSoonAndThenEachSecond(t *testing.T) {
+	w := lab.New(t)
+	clock := fastClock(t)
+	var pauses []time.Duration
+	moveOn := after
+	after = func(pause time.Duration) <-chan time.Time {
+		pauses = append(pauses, pause)
+		return moveOn(pause)
+	}
+	w.Plant(t, map[string]any{"token": "", "expires_at": 0, "login": lab.Login{By: "job-1", At: clock.Unix()}})
+	r := w.RunInProcess(t, lab.FlowStep)
+	lab.CheckLines(t, r.Log, lineNothing, lineWaits, "It has not ended in time: no longer waiting for it.", lineLogin, lineStored)
+	if len(pauses) < 3 || pauses[0] < 300*time.Millisecond || pauses[0] > 600*time.Millisecond || pauses[1] != time.Second {
+		t.Errorf("pauses = %v; want 300 to 600 ms, and then a second each", pauses)
+	}
+	if last := pauses[len(pauses)-1]; last != claimPause {
+		t.Errorf("the pause after the claim = %s; want %s, for the write took no time", last, claimPause)
+	}
+}
+
 func TestHeldUntil(t *testing.T) {
 	const clock = 1_800_000_000
 	const never = untilMended
@@ -1124,6 +1167,9 @@ func TestLoginOfAnotherJobIsWaitedFor(t *testing.T) {
 			}
 			if waited < test.least-time.Second || waited > test.least+2*time.Second {
 				t.Errorf("waited %s; want %s\n%s", waited, test.least, r.Log)
+			}
+			if inVain := test.least == 20*time.Second || strings.Contains(test.name, "19 s ago"); strings.Contains(r.Log, "It has not ended in time") != inVain {
+				t.Errorf("the log tells that it waited in vain: %t; want %t\n%s", !inVain, inVain, r.Log)
 			}
 			if told := regexp.MustCompile(lineWaits).FindAllString(r.Log, -1); (len(told) == 1) != (test.least > 0) || len(told) > 1 {
 				t.Errorf("the log tells %d times that the run waits:\n%s", len(told), r.Log)
@@ -1347,6 +1393,10 @@ func TestRefusalHoldsOthersBack(t *testing.T) {
 				lab.CheckCalls(t, ran, 0, lab.ReadFound)
 				lab.CheckWords(t, ran.Log, "ServiceNow was not asked", fmt.Sprintf("in a row: %d", test.refusals), "they were answered 401",
 					time.Unix(r.Login.RefusedAt, 0).UTC().Format(time.RFC3339), "credentials in the resource change", "run this script by hand")
+				forEver := test.refusals == 3 && !slices.Equal(test.origin, lab.ByHand)
+				if strings.Contains(ran.Log, "Nobody asks until the credentials") != forEver || strings.Contains(ran.Log, "Nobody asks before 20") == forEver {
+					t.Errorf("until when nobody asks is not told right; for ever: %t\n%s", forEver, ran.Log)
+				}
 			} else {
 				w.CheckCached(t) // and no login in it
 			}
