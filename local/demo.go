@@ -18,6 +18,7 @@ const (
 	snowPath     = "f/ServiceNow_login/servicenow" // the resource that describes the local instance
 	flowPath     = "f/ServiceNow/open_incidents"
 	schedulePath = "f/ServiceNow/warm_token"
+	nightlyPath  = "f/ServiceNow/nightly" // a schedule that runs the flow
 )
 
 // start is one of the ways in which a run of the script is started.
@@ -53,7 +54,7 @@ func demonstrate(ctx context.Context, out printer, dir string) error {
 	for _, s := range []start{
 		{"by hand", "verifies the credentials", windmill.ByHand(), 1},
 		{"flow step", "reuses the token", windmill.StepOfFlow(flowPath, "a"), 0},
-		{"scheduled flow", "its step reuses the token, too", windmill.StepOfScheduledFlow(flowPath, "a", "f/ServiceNow/nightly"), 0},
+		{"scheduled flow", "its step reuses the token", windmill.StepOfScheduledFlow(flowPath, "a", nightlyPath), 0},
 		{"schedule", "renews the token", windmill.BySchedule(schedulePath), 1},
 	} {
 		out.heading(s.name, s.purpose)
@@ -98,9 +99,10 @@ func demonstrate(ctx context.Context, out printer, dir string) error {
 // herdSize is the number of jobs that herd runs.
 const herdSize = 20
 
-// herd runs jobs at once and returns how long all of them took, and the log of one
-// that failed.
-func herd(ctx context.Context, worker *windmill.Worker, job windmill.Job) (took time.Duration, failed string, err error) {
+// herd runs job many times at once. It returns how long that took, and the log of a
+// run that failed, empty if none did.
+func herd(ctx context.Context, worker *windmill.Worker, job windmill.Job) (
+	took time.Duration, failed string, err error) {
 	var wait sync.WaitGroup
 	var done [herdSize]windmill.Done
 	var errs [herdSize]error
