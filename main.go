@@ -397,8 +397,7 @@ func store(snow servicenow, fresh record, claimed bool) error {
 	return err
 }
 
-// errNotStored is what old Windmill servers come to, which answer 200 to a write
-// and store nothing where the job has no right to it.
+// errNotStored is a write that Windmill answered with success but did not do.
 func errNotStored() error {
 	return cacheError(cachePath + " cannot be written: Windmill reported success, but it is not there. " + checkRights())
 }
@@ -501,7 +500,7 @@ func awaitTurn(snow servicenow, started origin) (token string, claimed time.Time
 	if err == nil && started == byJob && !found.record.usable(begun) {
 		fmt.Println(whyNotReused(found))
 	}
-	waited := false
+	waited, inVain := false, false
 	var other login       // the login under way
 	var noticed time.Time // when this run first saw it
 	for err == nil {
@@ -537,11 +536,19 @@ func awaitTurn(snow servicenow, started origin) (token string, claimed time.Time
 			if found.login.By != "" && waited {
 				fmt.Println("It has not ended in time: no longer waiting for it.")
 			}
-			var ours bool
+			before, ours := found.value, false
 			if found, ours, err = claim(snow, found); ours {
 				return "", at, nil
 			}
-			waited = true // for the job whose claim replaced this run's
+			// An old Windmill server answers 200 and stores nothing where the job may not
+			// write. Once it may be chance: another job's login can bring back the very
+			// record that was there, to the second.
+			unchanged := err == nil && reflect.DeepEqual(found.value, before)
+			if unchanged && inVain {
+				err = errNotStored()
+			}
+			inVain = unchanged
+			waited = waited || !unchanged || started == byJob // for the job whose login replaced this run's claim
 		}
 	}
 	return "", begun, err
@@ -594,11 +601,7 @@ func claim(snow servicenow, found cache) (again cache, ours bool, err error) {
 	// own within the time that a write takes.
 	<-after(max(claimPause, now().Sub(began)))
 	again, err = readCache(ctx, snow)
-	ours = err == nil && again.login.By == mine.By
-	if err == nil && reflect.DeepEqual(again.value, found.value) {
-		err = errNotStored() // as old Windmill servers do where the job may not write
-	}
-	return again, ours, err
+	return again, err == nil && again.login.By == mine.By, err
 }
 
 // withLogin returns value with l, sealed, as its login, and all else as it was read.

@@ -586,6 +586,11 @@ func TestCacheThatCannotBeUsed(t *testing.T) {
 			w.Workspace.Old = true
 			w.Plant(t, w.Sealed("old-token", -time.Minute))
 		}, []string{"cannot be written", "reported success, but it is not there", rights}},
+		{"no right to write, a record in its last minute there, on an old server, a schedule's", func(t *testing.T, w *lab.World) {
+			readOnly(t, w)
+			w.Workspace.Old = true
+			w.Plant(t, w.Sealed("old-token", 50*time.Second))
+		}, []string{"cannot be written", "reported success, but it is not there", rights}},
 		{"no right to write, the Python script's record there, on an old server", func(t *testing.T, w *lab.World) {
 			readOnly(t, w)
 			w.Workspace.Old = true
@@ -603,6 +608,9 @@ func TestCacheThatCannotBeUsed(t *testing.T) {
 			[]string{"cannot be read", "Windmill was not reached", "BASE_INTERNAL_URL"}},
 	} {
 		for who, origin := range map[string][]string{"a step": lab.FlowStep, "a schedule": lab.Schedule} {
+			if strings.HasSuffix(test.name, "a schedule's") && who == "a step" {
+				continue // it reuses the token
+			}
 			t.Run(test.name+", "+who, func(t *testing.T) {
 				t.Parallel()
 				w := lab.New(t)
@@ -878,11 +886,14 @@ func TestCacheFaultAtEachCall(t *testing.T) {
 					r := w.Run(t, origin)
 
 					// A read is tried twice, and so is storing. The client's own read before a write
-					// passes over any status; Go's transport sends it again after a reset. A write
-					// that answers 200 and stores nothing shows when the claim is read.
-					unclaimed := call == claim || call <= readClaim && gone || call == findClaim && (hanging || fault.name == "garbage")
-					asked := !unclaimed || who == "a schedule"
-					ok := asked && !gone && !(call >= find && hanging)
+					// passes over any status; Go's transport sends it again after a reset. A claim
+					// that is answered with 200 and not stored looks like that of a job whose login
+					// brought the same record again: a step uses that, a schedule claims again.
+					lost := call == claim && strings.Contains("HTML with 200, null, garbage, a value of 5 MB", fault.name)
+					unclaimed := call == claim && !lost || call <= readClaim && gone || call == findClaim && (hanging || fault.name == "garbage")
+					reused := lost && who == "a step"
+					asked := !unclaimed && !reused || who == "a schedule"
+					ok := reused || asked && !gone && !(call >= find && hanging)
 					if r.OK() != ok {
 						t.Errorf("result = %s; want success %t\n%s", r.Result, ok, r.Log)
 					}
@@ -901,7 +912,7 @@ func TestCacheFaultAtEachCall(t *testing.T) {
 						if call < readClaim || cached != old {
 							t.Errorf("the record beside the claim is not the old one: %+v", cached)
 						}
-					case ok:
+					case ok && !reused:
 						w.CheckCached(t)
 					case cached != old:
 						t.Errorf("the record is neither the old one nor a new one: %+v", cached)
@@ -1205,6 +1216,9 @@ func TestClaimThatAnotherJobReplaced(t *testing.T) {
 		{"by the Python script's record", func(t *testing.T, w *lab.World, at time.Time) {
 			w.Plant(t, map[string]any{"token": "by-python", "expires_at": 1767225600.25})
 		}, 1, "OK"},
+		{"by the very record that was there, as by the same token with the same expiry", func(t *testing.T, w *lab.World, at time.Time) {
+			w.Plant(t, w.Seal("dying-token", at.Add(30*time.Second).Unix()))
+		}, 0, "OK"},
 		{"by nobody, but it is gone", func(t *testing.T, w *lab.World, at time.Time) {
 			w.Workspace.DeleteResource(cachePath)
 		}, 1, "OK"},
@@ -1214,15 +1228,22 @@ func TestClaimThatAnotherJobReplaced(t *testing.T) {
 				w := lab.New(t)
 				clock := fastClock(t)
 				w.Plant(t, map[string]any{"token": "", "expires_at": 0})
+				began, logins := *clock, test.logins
+				if strings.Contains(test.name, "the very record") {
+					test.by(t, w, began)
+					if who == "a schedule" {
+						logins = 1 // it asks, whatever is cached
+					}
+				}
 				w.Workspace.SetFault(func(n int, _ http.ResponseWriter, _ *http.Request) bool {
 					if n == 4 {
-						test.by(t, w, *clock)
+						test.by(t, w, began)
 					}
 					return false
 				})
 				r := w.RunInProcess(t, origin)
-				if len(r.Logins) != test.logins {
-					t.Errorf("%d logins; want %d\n%s", len(r.Logins), test.logins, r.Log)
+				if len(r.Logins) != logins {
+					t.Errorf("%d logins; want %d\n%s", len(r.Logins), logins, r.Log)
 				}
 				if ok := test.result == "OK"; r.OK() != ok || !ok && !strings.Contains(r.Log, test.result) {
 					t.Errorf("result = %s; want %s\n%s", r.Result, test.result, r.Log)
