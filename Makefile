@@ -1,6 +1,6 @@
 # Go and make are all that `make run` and `make test` need.
 .DEFAULT_GOAL := help
-.PHONY: help run test check fuzz mutants bench push push-examples clean
+.PHONY: help run test check fuzz mutants bench workspace push push-examples try clean
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 GREMLINS    := github.com/go-gremlins/gremlins/cmd/gremlins@v0.6.0
@@ -74,11 +74,18 @@ bench: ## what the script adds to a job, as a table; the raw results stay in .bu
 	@go test -run '^$$' -bench Check . >> .build/bench.txt || { cat .build/bench.txt; exit 1; }
 	@go run ./local/bench < .build/bench.txt
 
-push: ## deploy the script to a Windmill workspace: WMILL_FLAGS, else the wmill CLI's active one
+# FOLDER, RESOURCE, FORCE and WMILL_… reach push.sh through the environment, whatever characters they have.
+workspace: ## tell the wmill CLI which Windmill workspace, and a token for it
+	@windmill/push.sh workspace
+
+push: ## deploy the script, in FOLDER (ServiceNow) of the workspace that the environment or the wmill CLI names
 	@windmill/push.sh script $(WMILL_FLAGS)
 
 push-examples: ## deploy the schedule (switched off) and the example flow, where missing
 	@windmill/push.sh examples $(WMILL_FLAGS)
+
+try: ## run the deployed script once, with RESOURCE (f/ServiceNow_login/servicenow)
+	@windmill/push.sh try $(WMILL_FLAGS)
 
 clean: ## remove what was built
 	@chmod -R u+w .build 2>/dev/null || true # Go's downloads are read-only

@@ -1,0 +1,88 @@
+// What push.sh needs to know of the JSON that the wmill CLI prints. Each command
+// reads standard input.
+import { spawnSync } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { parse, stringify } from 'yaml';
+
+// What an admin sets on a script in Windmill; a push resets what its file leaves out.
+const settings = [
+  'kind', 'tag', 'envs', 'labels', 'priority', 'timeout', 'cache_ttl', 'cache_ignore_s3_path', 'dedicated_worker',
+  'has_preprocessor', 'restart_unless_cancelled', 'visible_to_runner_only', 'ws_error_handler_muted', 'delete_after_secs',
+  'concurrent_limit', 'concurrency_time_window_s', 'concurrency_key', 'debounce_key', 'debounce_delay_s',
+  'debounce_args_to_accumulate', 'max_total_debouncing_time', 'max_total_debounces_amount',
+];
+
+const read = () => readFileSync(0, 'utf8').trim();
+const readScript = () => JSON.parse(read() || '{}'); // nothing: the workspace has none
+const fail = (...lines) => {
+  console.error(lines.join('\n'));
+  process.exit(1);
+};
+
+const commands = {
+  // lacks prints which of the fields that the script reads a resource type lacks: all
+  // where there is no such type. A type may be the workspace's, the Hub's or both.
+  lacks(name) {
+    const fields = parse(readFileSync('servicenow.resource-type.yaml', 'utf8')).schema.required;
+    const types = JSON.parse(read()).filter((type) => type.name === name);
+    const lacking = fields.filter((field) => types.some((type) => !type.schema?.properties?.[field]));
+    console.log(types.length === 0 ? 'all' : lacking.join(', ') || 'none');
+  },
+
+  // merge gives the script that is to be pushed, and its form the resource type, what
+  // the workspace's script was set to.
+  merge(script, type) {
+    const current = readScript();
+    const other = current.path && current.language !== 'go';
+    if (other && !current.archived && process.env.FORCE !== '1') {
+      fail(`script ${script}: there is another one, in ${current.language}; it is left as it is.`,
+        'Archive it in Windmill, or push over it with FORCE=1.');
+    }
+    const file = `${script}.script.yaml`;
+    const next = parse(readFileSync(file, 'utf8'));
+    next.schema.properties.snow.format = `resource-${type}`;
+    if (current.path && !other) {
+      for (const name of settings.filter((name) => name in current)) next[name] = current[name];
+      next.has_on_behalf_of = Boolean(current.on_behalf_of_email);
+      if (current.content === readFileSync(`${script}.go`, 'utf8')) keepLock(script, next, current);
+    }
+    writeFileSync(file, stringify(next));
+  },
+
+  // lock prints locked, pending, or why the dependencies could not be locked.
+  lock() {
+    const { lock, lock_error_logs: complaint } = readScript();
+    console.log(complaint?.trim() || (lock ? 'locked' : 'pending'));
+  },
+
+  // owner prints on whose behalf the script runs, if not its caller's.
+  owner() {
+    console.log(readScript().on_behalf_of_email ?? '');
+  },
+
+  // try runs a command of the CLI with a job's arguments as its input.
+  try(seconds, resource, ...command) {
+    const { status, error } = spawnSync(process.execPath, command, {
+      input: JSON.stringify({ snow: `$res:${resource}` }), stdio: ['pipe', 'inherit', 'inherit'], timeout: seconds * 1000,
+    });
+    if (error) fail(`No end after ${seconds} seconds: ${error.code}. Look at Runs and Workers in Windmill.`);
+    process.exit(status ?? 1);
+  },
+};
+
+// keepLock keeps the lock of the same code: a push then changes nothing, and the
+// workspace does not lock the same dependencies anew.
+function keepLock(script, next, current) {
+  const same = next.description.trim() === current.description?.trim();
+  if (same) next.description = current.description;
+  if (current.lock) {
+    writeFileSync(`${script}.script.lock`, current.lock);
+    next.lock = `!inline ${script}.script.lock`;
+  } else if (current.lock_error_logs && same) {
+    // The CLI would call a version that failed up to date. A line's end makes it try again.
+    next.description = current.description.endsWith('\n') ? current.description.trimEnd() : `${current.description}\n`;
+  }
+}
+
+const [command, ...args] = process.argv.slice(2);
+commands[command](...args);
