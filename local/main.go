@@ -30,9 +30,13 @@ func main() {
 	// With SIGPIPE, which comes where what reads the output has ended.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	err := run(ctx, newPrinter(os.Stdout), os.Getenv("SNOW"))
+	outcome := "Failed:"
+	if ctx.Err() != nil {
+		outcome = "Stopped:"
+	}
 	stop()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "Failed:", err)
+		fmt.Fprintln(os.Stderr, outcome, err)
 		os.Exit(1)
 	}
 }
