@@ -1287,6 +1287,30 @@ func TestClaimIsMadeUnderARandomNameWhereTheJobHasNoID(t *testing.T) {
 	}
 }
 
+func TestClaimIsReadAfterAsLongAsItTook(t *testing.T) {
+	for _, test := range []struct{ took, want time.Duration }{
+		{0, claimPause}, {200 * time.Millisecond, claimPause}, {2 * time.Second, 2 * time.Second},
+	} {
+		w := lab.New(t)
+		clock := fastClock(t)
+		var pauses []time.Duration
+		after = func(pause time.Duration) <-chan time.Time {
+			pauses = append(pauses, pause)
+			return time.After(0)
+		}
+		w.Workspace.SetFault(func(n int, _ http.ResponseWriter, _ *http.Request) bool {
+			if n == 3 { // the claim is written
+				*clock = clock.Add(test.took)
+			}
+			return false
+		})
+		w.RunInProcess(t, lab.FlowStep)
+		if diff := cmp.Diff([]time.Duration{test.want}, pauses); diff != "" {
+			t.Errorf("pauses after a claim that took %s mismatch (-want +got):\n%s", test.took, diff)
+		}
+	}
+}
+
 func TestClaimTakesItsTimeFromThatOfTheLogin(t *testing.T) {
 	w := lab.New(t)
 	clock := fastClock(t)
