@@ -24,7 +24,8 @@ endif
 # The published Windmill client where the module proxy serves it within 10 s, else local/client through go.work.
 $(info Looking for the published Windmill client …)
 # Go ignores an alarm, so that perl, where there is no timeout, has to kill it.
-PERL   := perl -e '$$SIG{ALRM} = sub { kill 15, $$p; exit 124 }; exec @ARGV unless $$p = fork; alarm 10; wait; exit $$? >> 8'
+PERL   := perl -e '$$SIG{ALRM} = sub { kill 15, $$p; exit 124 }; \
+	exec @ARGV unless $$p = fork; alarm 10; wait; exit $$? >> 8'
 LIMIT  := $(if $(shell command -v timeout 2>&1),timeout 10,$(PERL))
 ANSWER := $(shell $(IN_BUILD) said=$$(GOWORK=off GOFLAGS=$(GOFLAGS) $(LIMIT) go list -deps . 2>&1 >/dev/null); \
 	case $$? in (0) echo served ;; (124|142|143) echo no answer within 10 s ;; \
