@@ -518,7 +518,7 @@ func awaitTurn(snow servicenow, started origin) (token string, claimed time.Time
 			return found.record.Token, at, nil
 		case found.login.underWay(at) && at.Sub(noticed) < loginLimit && at.Sub(begun) < lastWait:
 			pause := time.Second
-			if !waited { // most logins end within half a second
+			if at == noticed { // most logins end within half a second
 				fmt.Printf("Job %.40q is logging in: waiting for it.\n", other.By)
 				pause = time.Duration((1 + rand.Float64()) * float64(claimPause))
 			}

@@ -11,7 +11,6 @@ import (
 	mathrand "math/rand"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"os"
 	"reflect"
@@ -817,18 +816,25 @@ func TestCacheThatDoesNotAnswerIsGivenUp(t *testing.T) {
 }
 
 // refuseFrom makes the workspace's server refuse connections from its nth call on.
+// It is no httptest.Server, whose Close ends the idle connections of other tests.
 func refuseFrom(t *testing.T, w *lab.World, n int) {
-	server := httptest.NewServer(w.Workspace)
-	t.Cleanup(server.Close)
-	w.Worker.BaseURL = server.URL
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Worker.BaseURL = "http://" + listener.Addr().String()
 	if n == 1 {
-		server.Close()
+		_ = listener.Close()
 		return
 	}
+	server := &http.Server{Handler: w.Workspace}
+	go func() { _ = server.Serve(listener) }() // ends with an error when it is closed
+	t.Cleanup(func() { _ = server.Close() })
 	w.Workspace.SetFault(func(call int, rw http.ResponseWriter, _ *http.Request) bool {
 		if call == n-1 {
 			rw.Header().Set("Connection", "close")
-			_ = server.Listener.Close()
+			_ = listener.Close()
 		}
 		return false
 	})
@@ -1247,6 +1253,9 @@ func TestClaimThatAnotherJobReplaced(t *testing.T) {
 				}
 				if ok := test.result == "OK"; r.OK() != ok || !ok && !strings.Contains(r.Log, test.result) {
 					t.Errorf("result = %s; want %s\n%s", r.Result, test.result, r.Log)
+				}
+				if waits := strings.HasPrefix(test.name, "by its own claim"); strings.Contains(r.Log, `Job "job-1" is logging in`) != waits {
+					t.Errorf("the log tells that the run waits: %t; want %t\n%s", !waits, waits, r.Log)
 				}
 			})
 		}
