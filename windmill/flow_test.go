@@ -59,10 +59,11 @@ func setResource(t *testing.T, worker *windmill.Worker, path, kind string, value
 	worker.Workspace.SetResource(path, windmill.Resource{Type: kind, Value: content})
 }
 
-// step is a module of the flow: a file, and its arguments as the flow gives them.
+// step is a module of the flow: a script by its path or an inline one, its file, and
+// its arguments as the flow gives them.
 type step struct {
-	id, file string
-	args     map[string]any
+	id, path, file string
+	args           map[string]any
 }
 
 // readFlow reads the steps of flow.yaml, as far as this flow uses the format.
@@ -82,7 +83,7 @@ func readFlow(t *testing.T) []step {
 			if path[1] != "f/ServiceNow/get_token" {
 				t.Fatalf("step %s runs %s; want the script that is pushed, f/ServiceNow/get_token", id, path[1])
 			}
-			s.file = "../main.go"
+			s.path, s.file = path[1], "../main.go"
 		}
 		if inline := regexp.MustCompile(`(?m)^        content: '!inline (.+)'$`).FindStringSubmatch(rest); inline != nil {
 			s.file = filepath.Join(flowFolder, inline[1])
@@ -147,10 +148,10 @@ func TestTheFlow(t *testing.T) {
 	runFlow := func() (id string, done windmill.Done) {
 		t.Helper()
 		for _, s := range steps {
-			id, done = s.id, runJob(windmill.Job{Binary: binaries[s.id], Args: s.args, Env: []string{
-				"WM_FLOW_JOB_ID=flow-job", "WM_ROOT_FLOW_JOB_ID=flow-job",
-				"WM_FLOW_PATH=f/ServiceNow/open_incidents", "WM_FLOW_STEP_ID=" + s.id,
-			}})
+			id, done = s.id, runJob(windmill.Job{
+				Binary: binaries[s.id], Args: s.args, Path: s.path,
+				Env: windmill.StepOfFlow("f/ServiceNow/open_incidents", s.id),
+			})
 			if done.Failed {
 				break
 			}
@@ -181,9 +182,12 @@ func TestTheFlow(t *testing.T) {
 	instance.Revoke()
 	id, done := runFlow()
 	if id != "b" || !done.Failed || !strings.Contains(done.Log, "Run f/ServiceNow/get_token by hand") {
-		t.Errorf("with a revoked token, step %s: failed = %t; want step b to fail and to say what to do\n%s", id, done.Failed, done.Log)
+		t.Errorf("with a revoked token, step %s: failed = %t; want step b to fail and to say what to do\n%s",
+			id, done.Failed, done.Log)
 	}
-	if done := runJob(windmill.Job{Binary: binaries["a"], Args: steps[0].args}); done.Failed {
+	if done := runJob(windmill.Job{
+		Binary: binaries["a"], Args: steps[0].args, Path: steps[0].path, Env: windmill.ByHand(),
+	}); done.Failed {
 		t.Fatalf("the run by hand failed:\n%s", done.Log)
 	}
 	checkFlow()
@@ -191,7 +195,6 @@ func TestTheFlow(t *testing.T) {
 
 // TestTheSecondStep runs the second step alone, on a record that the test plants.
 func TestTheSecondStep(t *testing.T) {
-	const in = 30 * time.Minute
 	counts := func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, `{"result": [
 			{"stats": {"count": "2"}, "groupby_fields": [{"field": "priority", "value": "1 - Critical"}]},
@@ -204,7 +207,10 @@ func TestTheSecondStep(t *testing.T) {
 		}
 	}
 	const result = `{"1 - Critical":2,"3 - Moderate":40}`
-	future := func(after time.Duration) float64 { return float64(time.Now().Add(after).Unix()) }
+	future := float64(time.Now().Add(30 * time.Minute).Unix())
+	at := func(instanceURL string) map[string]any {
+		return map[string]any{"token": snowToken, "expires_at": future, "instance_url": instanceURL}
+	}
 
 	// Another host, to which nothing must come.
 	var strayed atomic.Int32
@@ -226,11 +232,11 @@ func TestTheSecondStep(t *testing.T) {
 		calls  int32    // that the server gets
 	}{
 		"counts the open incidents": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST", "seal": "x"},
+			record: at("http://HOST"),
 			serve:  counts, want: result, calls: 1,
 		},
 		"keeps a path prefix": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST/gateway"},
+			record: at("http://HOST/gateway"),
 			serve: func(w http.ResponseWriter, r *http.Request) {
 				if r.URL.Path == "/gateway/api/now/stats/incident" {
 					counts(w, r)
@@ -239,15 +245,15 @@ func TestTheSecondStep(t *testing.T) {
 			want: result, calls: 1,
 		},
 		"takes http for localhost": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://localhost:PORT"},
+			record: at("http://localhost:PORT"),
 			serve:  counts, want: result, calls: 1,
 		},
 		"takes an expiry with a fraction": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in) + 0.25, "instance_url": "http://HOST"},
+			record: map[string]any{"token": snowToken, "expires_at": future + 0.25, "instance_url": "http://HOST"},
 			serve:  counts, want: result, calls: 1,
 		},
 		"returns nothing where no incident is open": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST"},
+			record: at("http://HOST"),
 			serve:  status(200, `{"result": []}`), want: `{}`, calls: 1,
 		},
 		"says when the token expired and what to do": {
@@ -266,51 +272,51 @@ func TestTheSecondStep(t *testing.T) {
 			fails:  []string{"nobody has logged in successfully yet"},
 		},
 		"says who must write the record where the Python script wrote it": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in) + 0.5},
+			record: map[string]any{"token": snowToken, "expires_at": future + 0.5},
 			fails:  []string{"no instance_url", "f/ServiceNow/get_token must have written it"},
 		},
 		"refuses http": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://dev12345.service-now.com"},
+			record: at("http://dev12345.service-now.com"),
 			fails:  []string{"it must look like https://"},
 		},
 		"refuses another scheme": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "ftp://HOST"},
+			record: at("ftp://HOST"),
 			fails:  []string{"it must look like https://"},
 		},
 		"refuses a bare host": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "dev12345.service-now.com"},
+			record: at("dev12345.service-now.com"),
 			fails:  []string{"it must look like https://"},
 		},
 		"refuses an address without a host": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "https:///path"},
+			record: at("https:///path"),
 			fails:  []string{"it must look like https://"},
 		},
 		"refuses a loopback address that is only a user's name": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://127.0.0.1:1@HOST"},
+			record: at("http://127.0.0.1:1@HOST"),
 			fails:  []string{"it must look like https://"},
 		},
 		"refuses a loopback address that is only a user's name, before a public host": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://127.0.0.1:1@evil.example.com"},
+			record: at("http://127.0.0.1:1@evil.example.com"),
 			fails:  []string{"it must look like https://"},
 		},
 		"refuses a host that only begins like a loopback address": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://127.0.0.1.evil.example.com"},
+			record: at("http://127.0.0.1.evil.example.com"),
 			fails:  []string{"it must look like https://"},
 		},
 		"refuses a query": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST?"},
+			record: at("http://HOST?"),
 			fails:  []string{"it must look like https://"},
 		},
 		"refuses a fragment": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST#"},
+			record: at("http://HOST#"),
 			fails:  []string{"it must look like https://"},
 		},
 		"refuses what is no address": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "https://a b\x00%zz"},
+			record: at("https://a b\x00%zz"),
 			fails:  []string{"it must look like https://"},
 		},
 		"follows no redirect, for the other host would get the token": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST"},
+			record: at("http://HOST"),
 			serve: func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Location", other.URL+"/path?sysparm_token="+snowToken)
 				w.WriteHeader(http.StatusTemporaryRedirect)
@@ -318,7 +324,7 @@ func TestTheSecondStep(t *testing.T) {
 			fails: []string{"answered 307, a redirect to " + otherHost + ", which"}, calls: 1,
 		},
 		"follows no redirect to the same host either": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST"},
+			record: at("http://HOST"),
 			serve: func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Location", "/login.do")
 				w.WriteHeader(http.StatusFound)
@@ -326,37 +332,37 @@ func TestTheSecondStep(t *testing.T) {
 			fails: []string{"answered 302, a redirect to HOST, which"}, calls: 1,
 		},
 		"says what to do about a token that ServiceNow refuses": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST"},
+			record: at("http://HOST"),
 			serve:  status(401, `{"error":{"message":"User Not Authenticated"},"status":"failure"}`),
 			fails:  []string{"HOST does not accept the cached token", "Run f/ServiceNow/get_token by hand"}, calls: 1,
 		},
 		"names another status, and nothing of the answer": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST"},
+			record: at("http://HOST"),
 			serve:  status(403, `{"error":{"message":"Missing required api access scope, `+snowToken+`"}}`),
 			fails:  []string{"HOST answered 403\n"}, calls: 1,
 		},
 		"names the host that answers with a page": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST"},
+			record: at("http://HOST"),
 			serve:  status(200, "<html>Instance Hibernating page "+snowToken+"</html>"),
 			fails:  []string{"HOST answered with something other than counts by priority\n"}, calls: 1,
 		},
 		"refuses JSON that has no result": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST"},
+			record: at("http://HOST"),
 			serve:  status(200, `{}`),
 			fails:  []string{"HOST answered with something other than counts by priority\n"}, calls: 1,
 		},
 		"refuses a count that is no number": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST"},
+			record: at("http://HOST"),
 			serve:  status(200, `{"result": [{"stats": {"count": "`+snowToken+`"}, "groupby_fields": [{"value": "1"}]}]}`),
 			fails:  []string{"HOST answered with something other than counts by priority\n"}, calls: 1,
 		},
 		"refuses a group without a priority": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST"},
+			record: at("http://HOST"),
 			serve:  status(200, `{"result": [{"stats": {"count": "1"}}]}`),
 			fails:  []string{"HOST answered with something other than counts by priority\n"}, calls: 1,
 		},
 		"repeats nothing of an answer that is no HTTP": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": "http://HOST"},
+			record: at("http://HOST"),
 			serve: func(w http.ResponseWriter, r *http.Request) {
 				connection, _, err := http.NewResponseController(w).Hijack()
 				if err != nil {
@@ -368,7 +374,7 @@ func TestTheSecondStep(t *testing.T) {
 			fails: []string{"HOST did not answer as an HTTPS server with a trusted certificate does"}, calls: 1,
 		},
 		"says that nobody listens": {
-			record: map[string]any{"token": snowToken, "expires_at": future(in), "instance_url": closed.URL},
+			record: at(closed.URL),
 			fails:  []string{strings.TrimPrefix(closed.URL, "http://") + " could not be reached: ", "connection refused"},
 		},
 	}
@@ -420,7 +426,7 @@ func runStep(t *testing.T, worker *windmill.Worker, binary string, record any) w
 	t.Helper()
 	done, err := worker.Run(context.Background(), windmill.Job{
 		Binary: binary, Args: map[string]any{"cache": record}, Token: jobToken,
-		Env: []string{"WM_FLOW_PATH=f/ServiceNow/open_incidents", "WM_FLOW_STEP_ID=b"},
+		Env: windmill.StepOfFlow("f/ServiceNow/open_incidents", "b"),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -472,7 +478,8 @@ func TestTheSecondStepEndsWhateverTheAnswer(t *testing.T) {
 		t.Cleanup(server.Close)
 		done := runStep(t, worker, binary, record(server.URL))
 		if !done.Failed || !strings.Contains(done.Log, "something other than counts by priority") || sent.Load() > 1<<25 {
-			t.Errorf("failed = %t after %d bytes; want an error after little more than 1 MiB\n%s", done.Failed, sent.Load(), done.Log)
+			t.Errorf("failed = %t after %d bytes; want an error after little more than 1 MiB\n%s",
+				done.Failed, sent.Load(), done.Log)
 		}
 	})
 	t.Run("a server that never answers is given up after half a minute", func(t *testing.T) {

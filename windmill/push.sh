@@ -28,10 +28,12 @@ fail() {
 }
 
 case $folder in
-  *[!A-Za-z0-9_]*) fail "FOLDER may have letters, digits and _ only: it is the name of a folder in Windmill, such as ServiceNowDev." ;;
+  *[!A-Za-z0-9_]*)
+    fail "FOLDER may have letters, digits and _ only: it is the name of a folder in Windmill, such as ServiceNowDev." ;;
 esac
 command -v npm >/dev/null && command -v node >/dev/null ||
-  fail "The wmill CLI needs Node.js 18 or newer, with npm: https://nodejs.org, or your system's packages nodejs and npm."
+  fail "The wmill CLI needs Node.js 18 or newer, with npm:" \
+    "https://nodejs.org, or your system's packages nodejs and npm."
 
 # The CLI of the lock file, whatever else is installed. Its install scripts are not needed.
 installed=cli/node_modules/.installed
@@ -77,7 +79,8 @@ log_in() {
   if wmill workspace whoami; then return; fi
   case $said in
     *"No workspace given"*)
-      fail "No workspace: run \`make workspace\` once, or set WMILL_BASE_URL, WMILL_WORKSPACE and WMILL_TOKEN in the environment." ;;
+      fail "No workspace: run \`make workspace\` once," \
+        "or set WMILL_BASE_URL, WMILL_WORKSPACE and WMILL_TOKEN in the environment." ;;
     *) fail "Cannot log in to Windmill." "$said" ;;
   esac
 }
@@ -115,13 +118,15 @@ create_type() {
         echo "resource-type $type: already there, left as it is"
         return ;;
       all)
-        wmill resource-type push servicenow.resource-type.yaml "$type" || fail "resource-type $type: not pushed" "$output" "$said"
+        wmill resource-type push servicenow.resource-type.yaml "$type" ||
+          fail "resource-type $type: not pushed" "$output" "$said"
         echo "resource-type $type: created"
         return ;;
       *) echo "resource-type $type: already there, left as it is, but it lacks $lacks" ;;
     esac
   done
-  fail "Neither resource type has the fields that the script reads. Delete c_servicenow, or add what it lacks; then push again."
+  fail "Neither resource type has the fields that the script reads." \
+    "Delete c_servicenow, or add what it lacks; then push again."
 }
 
 push_script() {
@@ -140,8 +145,9 @@ push_script() {
     [ -n "$waiting" ] || echo "script $script: pushed; waiting for Windmill to lock its dependencies"
     waiting=yes
     [ $SECONDS -lt "$limit" ] ||
-      fail "script $script: pushed, but not deployed after $limit seconds: Windmill has not locked its dependencies yet." \
-        "Until it has, the version before goes on running, if there was one. Look at Runs (dependency jobs) and Workers, then push again."
+      fail "script $script: pushed, but not deployed after $limit seconds: its dependencies are not locked yet." \
+        "Until they are, the version before goes on running, if there was one." \
+        "Look at Runs (dependency jobs) and Workers in Windmill, then push again."
     sleep 1
   done
   [ "$lock" = locked ] || fail "script $script: not deployed: Windmill could not lock its dependencies." "$lock" \
@@ -153,8 +159,8 @@ push_script() {
   fi
   former=$(node "$helper" owner <<<"$current")
   [ "$former" = "$(node "$helper" owner <<<"$output")" ] ||
-    fail "script $script: it ran on behalf of $former, and no longer does: only an admin or a member of wm_deployers can keep that." \
-      "Have one of them push again, and set it again in the script's settings."
+    fail "script $script: it ran on behalf of $former, and no longer does." \
+      "Only an admin or a member of wm_deployers can keep that: have one of them set it again, and push from then on."
 }
 
 case $what in

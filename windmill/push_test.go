@@ -91,7 +91,9 @@ func (reg *registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Header.Get("Authorization") != "Bearer "+pusherToken:
 		answer(http.StatusUnauthorized, "Unauthorized")
 	case strings.HasSuffix(r.URL.Path, "users/whoami"):
-		answer(http.StatusOK, object{"email": "a@example.com", "username": "a", "is_admin": !reg.member, "groups": []string{}})
+		answer(http.StatusOK, object{
+			"email": "a@example.com", "username": "a", "is_admin": !reg.member, "groups": []string{},
+		})
 	case r.Method == http.MethodGet && reg.broken:
 		answer(http.StatusInternalServerError, "SqlErr: down")
 	case endpoint == "resources/type/list":
@@ -218,7 +220,9 @@ func checkout(t *testing.T) string {
 	if err := os.MkdirAll(filepath.Join(dir, "windmill"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"Makefile", "main.go", "script.yaml", "windmill/push.sh", "windmill/servicenow.resource-type.yaml"} {
+	for _, name := range []string{
+		"Makefile", "main.go", "script.yaml", "windmill/push.sh", "windmill/servicenow.resource-type.yaml",
+	} {
 		content, err := os.ReadFile(filepath.Join("..", name))
 		if err != nil {
 			t.Fatal(err)
@@ -358,11 +362,13 @@ script f/ServiceNow/get_token: deployed
 	for _, name := range fields {
 		field := typeSchema["properties"].(object)[name.(string)].(object)
 		secret := name == "client_secret" || name == "password"
-		if field["type"] != "string" || field["description"] == "" || field["placeholder"] == "" || (field["password"] == true) != secret {
+		if field["type"] != "string" || field["description"] == "" || field["placeholder"] == "" ||
+			(field["password"] == true) != secret {
 			t.Errorf("the resource type's field %s is %v", name, field)
 		}
 	}
-	if got[0].Body["name"] != "servicenow" || got[1].Body["name"] != "ServiceNow" || got[2].Body["name"] != "ServiceNow_login" {
+	if got[0].Body["name"] != "servicenow" || got[1].Body["name"] != "ServiceNow" ||
+		got[2].Body["name"] != "ServiceNow_login" {
 		t.Errorf("names are %v, %v, %v", got[0].Body["name"], got[1].Body["name"], got[2].Body["name"])
 	}
 	for _, folder := range got[1:3] {
@@ -373,8 +379,9 @@ script f/ServiceNow/get_token: deployed
 
 	script := got[3].Body
 	checkText(t, readFile(t, "../main.go"), script["content"].(string))
-	schema := readJSON(t, `{"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object", "order": ["snow"], "required": ["snow"],
-		"properties": {"snow": {"type": "object", "format": "resource-servicenow", "default": null,
+	schema := readJSON(t, `{"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object",
+		"order": ["snow"], "required": ["snow"], "properties": {"snow": {
+			"type": "object", "format": "resource-servicenow", "default": null,
 			"description": "The ServiceNow instance, and the OAuth application and user to log in with"}}}`)
 	if diff := cmp.Diff(schema, script["schema"]); diff != "" {
 		t.Errorf("the script's schema mismatch (-want +got):\n%s", diff)
@@ -385,13 +392,15 @@ script f/ServiceNow/get_token: deployed
 			script["path"], script["language"], script["kind"], script["timeout"], script["description"])
 	}
 
-	checkText(t, "schedule f/ServiceNow/warm_token: created\nflow f/ServiceNow/open_incidents: created\n", reg.mustMake(t, dir, "push-examples"))
+	checkText(t, "schedule f/ServiceNow/warm_token: created\nflow f/ServiceNow/open_incidents: created\n",
+		reg.mustMake(t, dir, "push-examples"))
 	got = reg.take()
 	if diff := cmp.Diff([]string{"POST schedules/create", "POST flows/create"}, endpoints(got)); diff != "" {
 		t.Fatalf("calls mismatch (-want +got):\n%s", diff)
 	}
-	schedule := readJSON(t, `{"path": "f/ServiceNow/warm_token", "schedule": "0 */15 * * * *", "timezone": "UTC", "enabled": false,
-		"script_path": "f/ServiceNow/get_token", "is_flow": false, "args": {"snow": "$res:f/ServiceNow_login/servicenow"}}`).(object)
+	schedule := readJSON(t, `{"path": "f/ServiceNow/warm_token", "schedule": "0 */15 * * * *", "timezone": "UTC",
+		"enabled": false, "script_path": "f/ServiceNow/get_token", "is_flow": false,
+		"args": {"snow": "$res:f/ServiceNow_login/servicenow"}}`).(object)
 	delete(got[0].Body, "summary")
 	delete(got[0].Body, "description")
 	if diff := cmp.Diff(schedule, got[0].Body); diff != "" {
@@ -486,7 +495,8 @@ func TestPushTakesAResourceTypeThatHasTheFields(t *testing.T) {
 		dir, reg := checkout(t), newRegistry(t)
 		reg.kept["resources/type/get/servicenow"] = resourceType("admins", "servicenow", "token")
 		reg.kept["resources/type/get/c_servicenow"] = resourceType("ws", "c_servicenow", "username", "password")
-		reg.failMake(t, dir, []string{"push"}, "c_servicenow: already there, left as it is, but it lacks instance_url, client_id, client_secret\n")
+		reg.failMake(t, dir, []string{"push"},
+			"c_servicenow: already there, left as it is, but it lacks instance_url, client_id, client_secret\n")
 		if got := reg.take(); len(got) != 0 {
 			t.Errorf("sent %v; want nothing", endpoints(got))
 		}
@@ -500,10 +510,11 @@ func TestPushKeepsWhatAnAdminSet(t *testing.T) {
 	set := object{
 		"tag": "snow", "envs": []any{"HTTPS_PROXY=http://proxy"}, "labels": []any{"prod"}, "priority": 7.0, "timeout": 120.0,
 		"cache_ttl": 5.0, "cache_ignore_s3_path": true, "dedicated_worker": true, "has_preprocessor": false,
-		"restart_unless_cancelled": true, "visible_to_runner_only": true, "ws_error_handler_muted": true, "delete_after_secs": 60.0,
-		"concurrent_limit": 3.0, "concurrency_time_window_s": 10.0, "concurrency_key": "snow", "debounce_key": "k",
-		"debounce_delay_s": 2.0, "debounce_args_to_accumulate": []any{"snow"}, "max_total_debouncing_time": 20.0,
-		"max_total_debounces_amount": 4.0, "kind": "script", "on_behalf_of_email": "bot@example.com", "on_behalf_of": "u/bot",
+		"restart_unless_cancelled": true, "visible_to_runner_only": true, "ws_error_handler_muted": true,
+		"delete_after_secs": 60.0, "concurrent_limit": 3.0, "concurrency_time_window_s": 10.0, "concurrency_key": "snow",
+		"debounce_key": "k", "debounce_delay_s": 2.0, "debounce_args_to_accumulate": []any{"snow"},
+		"max_total_debouncing_time": 20.0, "max_total_debounces_amount": 4.0, "kind": "script",
+		"on_behalf_of_email": "bot@example.com", "on_behalf_of": "u/bot",
 	}
 	reg.change(func() {
 		maps.Copy(script, set)
@@ -525,7 +536,8 @@ func TestPushKeepsWhatAnAdminSet(t *testing.T) {
 	}
 	if got["content"] != readFile(t, "../main.go") || got["summary"] == "old" || got["description"] == "old" ||
 		got["schema"].(object)["properties"] == nil {
-		t.Errorf("code, summary, description or schema are still old: %v, %v, %v", got["summary"], got["description"], got["schema"])
+		t.Errorf("code, summary, description or schema are still old: %v, %v, %v",
+			got["summary"], got["description"], got["schema"])
 	}
 	if lock, found := got["lock"]; found {
 		t.Errorf("other code was pushed with the lock %v", lock)
@@ -568,8 +580,8 @@ func TestPushLeavesAScriptInAnotherLanguageAlone(t *testing.T) {
 		reg.kept[scriptGet] = script
 	}
 	reg.change(python)
-	reg.failMake(t, dir, []string{"push"}, "script f/ServiceNow/get_token: there is another one, in python3; it is left as it is.",
-		"FORCE=1", "Archive")
+	reg.failMake(t, dir, []string{"push"},
+		"script f/ServiceNow/get_token: there is another one, in python3; it is left as it is.", "FORCE=1", "Archive")
 	if got := reg.take(); len(got) != 0 {
 		t.Errorf("sent %v; want nothing", endpoints(got))
 	}
@@ -753,8 +765,10 @@ func TestPushFindsTheWorkspace(t *testing.T) {
 		if sent, strayed := reg.take(), elsewhere.take(); len(sent) != 4 || len(strayed) != 0 {
 			t.Errorf("%d calls to the workspace of the environment, %d to the other; want 4, 0", len(sent), len(strayed))
 		}
-		if text := readFile(t, notes); !strings.Contains(text, "script push") || !strings.Contains(text, "script run") || strings.Contains(text, "S3cret") {
-			t.Errorf("command lines:\n%s", text)
+		lines := readFile(t, notes)
+		if !strings.Contains(lines, "script push") || !strings.Contains(lines, "script run") ||
+			strings.Contains(lines, "S3cret") {
+			t.Errorf("command lines:\n%s", lines)
 		}
 	})
 	t.Run("from flags", func(t *testing.T) {
@@ -833,7 +847,9 @@ func TestWindmillsOwnParserReadsTheArgument(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := readJSON(t, string(output)).(object)["args"]
-	want := []any{object{"name": "snow", "otyp": "servicenow", "typ": "unknown", "default": nil, "has_default": false, "oidx": nil}}
+	want := []any{object{
+		"name": "snow", "otyp": "servicenow", "typ": "unknown", "default": nil, "has_default": false, "oidx": nil,
+	}}
 	if diff := cmp.Diff(any(want), got); diff != "" {
 		t.Errorf("arguments mismatch (-want +got):\n%s", diff)
 	}

@@ -6,10 +6,11 @@ import { parse, stringify } from 'yaml';
 
 // What an admin sets on a script in Windmill; a push resets what its file leaves out.
 const settings = [
-  'kind', 'tag', 'envs', 'labels', 'priority', 'timeout', 'cache_ttl', 'cache_ignore_s3_path', 'dedicated_worker',
-  'has_preprocessor', 'restart_unless_cancelled', 'visible_to_runner_only', 'ws_error_handler_muted', 'delete_after_secs',
-  'concurrent_limit', 'concurrency_time_window_s', 'concurrency_key', 'debounce_key', 'debounce_delay_s',
-  'debounce_args_to_accumulate', 'max_total_debouncing_time', 'max_total_debounces_amount',
+  'kind', 'tag', 'envs', 'labels', 'priority', 'timeout', 'cache_ttl', 'cache_ignore_s3_path',
+  'dedicated_worker', 'has_preprocessor', 'restart_unless_cancelled', 'visible_to_runner_only',
+  'ws_error_handler_muted', 'delete_after_secs', 'concurrent_limit', 'concurrency_time_window_s',
+  'concurrency_key', 'debounce_key', 'debounce_delay_s', 'debounce_args_to_accumulate',
+  'max_total_debouncing_time', 'max_total_debounces_amount',
 ];
 
 const read = () => readFileSync(0, 'utf8').trim();
@@ -63,7 +64,9 @@ const commands = {
   // try runs a command of the CLI with a job's arguments as its input.
   try(seconds, resource, ...command) {
     const { status, error } = spawnSync(process.execPath, command, {
-      input: JSON.stringify({ snow: `$res:${resource}` }), stdio: ['pipe', 'inherit', 'inherit'], timeout: seconds * 1000,
+      input: JSON.stringify({ snow: `$res:${resource}` }),
+      stdio: ['pipe', 'inherit', 'inherit'],
+      timeout: seconds * 1000,
     });
     if (error) fail(`No end after ${seconds} seconds: ${error.code}. Look at Runs and Workers in Windmill.`);
     process.exit(status ?? 1);
