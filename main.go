@@ -846,7 +846,7 @@ func judge(status int, err error) verdict {
 
 		// Something other than the login is wrong, and would be wrong again.
 		{status == 200, answered + " with " + err.Error(), strange, false},
-		{status >= 300 && status < 400, answered, "It was not followed: instance_url must be the instance's own address.", false},
+		{status/100 == 3, answered, "It was not followed: instance_url must be the instance's own address.", false},
 		{status == 403, answered, "Check the instance's IP address access control, and any gateway before it.", false},
 
 		// The instance or a gateway says that it is busy or restarting.
