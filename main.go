@@ -839,7 +839,7 @@ func judge(status int, err error) verdict {
 	}
 	for _, v := range []verdict{
 		// Somebody has to wake it, whatever the status.
-		{is(errAsleep), answered + " with " + errAsleep.Error(), "Wake it at developer.servicenow.com, then run again.", false},
+		{is(errAsleep), answered + " with " + errAsleep.Error(), "Wake it at developer.servicenow.com.", false},
 
 		// A refusal counts towards the user's lock-out.
 		{status == 400 || status == 401, answered, refusalAdvice, false},
