@@ -84,7 +84,7 @@ func (wk *Worker) Build(ctx context.Context, script, moduleDir string) (binary s
 	if err != nil {
 		return "", err
 	}
-	standIn, err := goCommand(ctx, moduleDir, nil, "list", "-m", "-f", "{{with .Replace}}{{.Dir}}{{end}}", clientModule)
+	standIn, err := wk.goCommand(ctx, moduleDir, nil, "list", "-m", "-f", "{{with .Replace}}{{.Dir}}{{end}}", clientModule)
 	if err != nil {
 		return "", err
 	}
@@ -104,7 +104,7 @@ func (wk *Worker) Build(ctx context.Context, script, moduleDir string) (binary s
 		return "", err
 	}
 	alone := []string{"GOWORK=off"}
-	if _, err := goCommand(ctx, dir, alone, "mod", "init", "mymod"); err != nil {
+	if _, err := wk.goCommand(ctx, dir, alone, "mod", "init", "mymod"); err != nil {
 		return "", err
 	}
 	var requirements strings.Builder
@@ -117,7 +117,7 @@ func (wk *Worker) Build(ctx context.Context, script, moduleDir string) (binary s
 	if err := appendTo(filepath.Join(dir, "go.mod"), requirements.String()); err != nil {
 		return "", err
 	}
-	if _, err := goCommand(ctx, dir, alone, "mod", "tidy"); err != nil {
+	if _, err := wk.goCommand(ctx, dir, alone, "mod", "tidy"); err != nil {
 		return "", err
 	}
 	for name, content := range map[string]string{"inner/runner.go": runner, "main.go": programSource} {
@@ -125,7 +125,7 @@ func (wk *Worker) Build(ctx context.Context, script, moduleDir string) (binary s
 			return "", err
 		}
 	}
-	_, err = goCommand(ctx, dir, alone, "build", "main.go")
+	_, err = wk.goCommand(ctx, dir, alone, "build", "main.go")
 	return filepath.Join(dir, "main"), err
 }
 
@@ -148,7 +148,7 @@ func (wk *Worker) Run(ctx context.Context, job Job) (Done, error) {
 	}
 	var log bytes.Buffer
 	command := exec.CommandContext(ctx, job.Binary)
-	endWithChildren(command, syscall.SIGKILL)
+	endWithChildren(command)
 	command.Dir = dir
 	command.Stdout = &log
 	if job.Output != nil {
@@ -318,11 +318,12 @@ func run() error {
 // goCommand runs the go command in dir and returns what it printed. The caller's
 // GOFLAGS are replaced, for some stop a build. An empty value would not do: then
 // those of "go env -w" count.
-func goCommand(ctx context.Context, dir string, env []string, args ...string) (string, error) {
+// What a stopped command leaves is in Dir.
+func (wk *Worker) goCommand(ctx context.Context, dir string, env []string, args ...string) (string, error) {
 	command := exec.CommandContext(ctx, "go", args...)
-	endWithChildren(command, syscall.SIGINT) // at which go removes its temporary folder
+	endWithChildren(command)
 	command.Dir = dir
-	command.Env = append(append(os.Environ(), "GOFLAGS=-buildvcs=false"), env...)
+	command.Env = append(append(os.Environ(), "GOFLAGS=-buildvcs=false", "GOTMPDIR="+wk.Dir), env...)
 	var output, complaint bytes.Buffer
 	command.Stdout, command.Stderr = &output, &complaint
 	if err := command.Run(); err != nil {
@@ -331,11 +332,11 @@ func goCommand(ctx context.Context, dir string, env []string, args ...string) (s
 	return output.String(), nil
 }
 
-// endWithChildren makes the end of command's context send signal to command and to
-// all that it started.
-func endWithChildren(command *exec.Cmd, signal syscall.Signal) {
+// endWithChildren makes the end of command's context kill command and all that it
+// started.
+func endWithChildren(command *exec.Cmd) {
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, signal) }
+	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
 	command.WaitDelay = 5 * time.Second
 }
 
