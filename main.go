@@ -273,12 +273,15 @@ func instanceAddress(instanceURL string) (address string, ok bool) {
 		address = "https://" + address
 	}
 	// Plain ASCII: other letters may turn into another host's, as the Kelvin sign into k.
-	parts := regexp.MustCompile(`^([A-Za-z]+)://([\w-][\w.-]*|\[[0-9A-Fa-f:.]+\])(:\d+)?` +
-		`((?:/(?:[\w.~!$&'()*+,;=:-]|%[0-9A-Fa-f]{2})*)*)$`).FindStringSubmatch(address)
+	parts := regexp.MustCompile(`^([A-Za-z]+)://([\w-][\w.-]*|\[[0-9A-Fa-f:.]+\])(:\d+)?(/[\w.~!$&'()*+,;=:%/-]*)?$`).
+		FindStringSubmatch(address)
 	if parts == nil {
 		return "", false
 	}
 	scheme, host, port, prefix := strings.ToLower(parts[1]), strings.ToLower(parts[2]), parts[3], parts[4]
+	if _, err := url.PathUnescape(prefix); err != nil {
+		return "", false
+	}
 	ip := net.ParseIP(strings.Trim(host, "[]"))
 	switch {
 	case strings.HasPrefix(host, "[") && ip == nil:
@@ -340,7 +343,7 @@ func (snow servicenow) understand(value any) cache {
 	var holder struct {
 		Login login `json:"login"`
 	}
-	if json.Unmarshal(encoded, &holder) == nil {
+	if fields["login"] != nil && json.Unmarshal(encoded, &holder) == nil {
 		found.login = holder.Login
 		found.mine = hmac.Equal([]byte(found.login.Seal), []byte(snow.loginSeal(found.login)))
 	}
