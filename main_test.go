@@ -815,31 +815,6 @@ func TestCacheThatDoesNotAnswerIsGivenUp(t *testing.T) {
 	}
 }
 
-// refuseFrom makes the workspace's server refuse connections from its nth call on.
-// It is no httptest.Server, whose Close ends the idle connections of other tests.
-func refuseFrom(t *testing.T, w *lab.World, n int) {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.Worker.BaseURL = "http://" + listener.Addr().String()
-	if n == 1 {
-		_ = listener.Close()
-		return
-	}
-	server := &http.Server{Handler: w.Workspace}
-	go func() { _ = server.Serve(listener) }() // ends with an error when it is closed
-	t.Cleanup(func() { _ = server.Close() })
-	w.Workspace.SetFault(func(call int, rw http.ResponseWriter, _ *http.Request) bool {
-		if call == n-1 {
-			rw.Header().Set("Connection", "close")
-			_ = listener.Close()
-		}
-		return false
-	})
-}
-
 func TestCacheFaultAtEachCall(t *testing.T) {
 	t.Parallel()
 	const (
@@ -860,7 +835,7 @@ func TestCacheFaultAtEachCall(t *testing.T) {
 		name  string
 		fault wire.Fault // nil for a server that is gone from then on
 	}{
-		{"refused", nil},
+		{"gone", nil},
 		{"reset", wire.Reset},
 		{"hanging", wire.Hang("")},
 		{"401", wire.Reply(401, plain, "Not authorized: S3ntinel-body")},
@@ -884,11 +859,12 @@ func TestCacheFaultAtEachCall(t *testing.T) {
 					w.Secrets = []string{"S3ntinel-body"}
 					old := w.Sealed("old-token", 30*time.Second)
 					w.Plant(t, old)
-					if gone {
-						refuseFrom(t, w, call)
-					} else {
-						w.Workspace.SetFault(wire.Nth(call, fault.fault))
-					}
+					w.Workspace.SetFault(func(n int, rw http.ResponseWriter, r *http.Request) bool {
+						if gone {
+							return n >= call && wire.Reset(n, rw, r)
+						}
+						return n == call && fault.fault(n, rw, r)
+					})
 					r := w.Run(t, origin)
 
 					// A read is tried twice, and so is storing. The client's own read before a write
