@@ -117,7 +117,7 @@ type cache struct {
 	value  any    // as it was read; nil where there is nothing
 	record record // the zero record unless its seal is of these credentials
 	login  login  // the zero login where there is none
-	mine   bool   // the login's seal is of these credentials, so that all of it is to be believed
+	mine   bool   // the login's seal is of these credentials, so that all of it is believed
 }
 
 // cacheError says that the cache could not be read or written, and what to check.

@@ -35,7 +35,7 @@ type Worker struct {
 	Dir string
 }
 
-// Job is a built script and what it is to be run with.
+// Job is a built script and what it runs with.
 type Job struct {
 	// Binary is the built script, from Build.
 	Binary string

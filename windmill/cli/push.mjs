@@ -30,7 +30,7 @@ const commands = {
     console.log(types.length === 0 ? 'all' : lacking.join(', ') || 'none');
   },
 
-  // merge gives the script that is to be pushed, and its form the resource type, what
+  // merge gives the script that push sends, and its form the resource type, what
   // the workspace's script was set to.
   merge(script, type) {
     const current = readScript();
