@@ -59,8 +59,9 @@ func run(ctx context.Context, out printer, snowFile string) (err error) {
 func newWorker(dir string) (worker *windmill.Worker, token string, stop func(), err error) {
 	workspace := &windmill.Workspace{Name: "local"}
 	workspace.AddFolder("f/ServiceNow")
+	workspace.AddFolder("f/ServiceNow_login")
 	token = random()
-	workspace.AddToken(token, windmill.Rights{Read: true, Write: true})
+	workspace.AddToken(token, windmill.Rights{"f/ServiceNow": windmill.Write, "f/ServiceNow_login": windmill.Read})
 	address, stop, err := serve(workspace)
 	return &windmill.Worker{Workspace: workspace, BaseURL: address, Dir: dir}, token, stop, err
 }

@@ -261,7 +261,7 @@ func TestARealWindmill(t *testing.T) {
 	instance, fields := newInstance(t)
 	workspace := &windmill.Workspace{Name: "a workspace"}
 	workspace.AddFolder("f/ServiceNow")
-	workspace.AddToken(windmillWord, windmill.Rights{Read: true, Write: true})
+	workspace.AddToken(windmillWord, windmill.Rights{"f/ServiceNow": windmill.Write})
 	server := httptest.NewServer(workspace)
 	defer server.Close()
 	t.Setenv("BASE_INTERNAL_URL", server.URL)

@@ -30,12 +30,19 @@ const (
 	snowToken = "S3cret-ServiceNow-token"
 )
 
-// newWorker starts a Windmill with a workspace that holds folder f/ServiceNow.
+// rights are a user's in the two folders that make push creates.
+func rights(token, credentials windmill.Right) windmill.Rights {
+	return windmill.Rights{"f/ServiceNow": token, "f/ServiceNow_login": credentials}
+}
+
+// newWorker starts a Windmill with a workspace that holds both folders, and a token of
+// a user who may do what a flow with a login step needs.
 func newWorker(t *testing.T) *windmill.Worker {
 	t.Helper()
 	workspace := &windmill.Workspace{Name: "local"}
 	workspace.AddFolder("f/ServiceNow")
-	workspace.AddToken(jobToken, windmill.Rights{Read: true, Write: true})
+	workspace.AddFolder("f/ServiceNow_login")
+	workspace.AddToken(jobToken, rights(windmill.Write, windmill.Read))
 	server := httptest.NewServer(workspace)
 	t.Cleanup(server.Close)
 	return &windmill.Worker{Workspace: workspace, BaseURL: server.URL, Dir: t.TempDir()}
@@ -99,98 +106,149 @@ func readFlow(t *testing.T) []step {
 	return steps
 }
 
-func TestTheFlow(t *testing.T) {
-	worker := newWorker(t)
-	instance := &servicenow.Instance{Incidents: map[string]int{"1 - Critical": 2, "3 - Moderate": 40}}
-	server := httptest.NewServer(instance)
+// flowWorld is a Windmill with the flow's steps and credentials, and an instance.
+type flowWorld struct {
+	worker   *windmill.Worker
+	instance *servicenow.Instance
+	steps    []step
+	binaries map[string]string // by the step's id
+	secrets  []string
+}
+
+func newFlowWorld(t *testing.T) *flowWorld {
+	t.Helper()
+	w := &flowWorld{worker: newWorker(t), steps: readFlow(t), binaries: make(map[string]string)}
+	w.instance = &servicenow.Instance{Incidents: map[string]int{"1 - Critical": 2, "3 - Moderate": 40}}
+	server := httptest.NewServer(w.instance)
 	t.Cleanup(server.Close)
 	account := servicenow.Account{
 		ClientID: "id", ClientSecret: "S3cret-of-client", Username: "windmill.integration", Password: "S3cret-password",
 	}
-	instance.SetAccount(account, true)
+	w.instance.SetAccount(account, true)
+	w.secrets = []string{jobToken, account.ClientSecret, account.Password}
 
-	steps := readFlow(t)
-	if len(steps) != 2 {
-		t.Fatalf("%d steps; want 2", len(steps))
+	if len(w.steps) != 2 {
+		t.Fatalf("%d steps; want 2", len(w.steps))
 	}
-	if diff := cmp.Diff(map[string]any{"cache": "$res:" + cachePath}, steps[1].args); diff != "" {
+	if diff := cmp.Diff(map[string]any{"cache": "$res:" + cachePath}, w.steps[1].args); diff != "" {
 		t.Errorf("the second step's arguments mismatch (-want +got):\n%s", diff)
 	}
-	snow, _ := steps[0].args["snow"].(string)
+	snow, _ := w.steps[0].args["snow"].(string)
 	credentials, found := strings.CutPrefix(snow, "$res:")
 	if !found {
 		t.Fatalf("the first step's snow is %q; want a resource", snow)
 	}
-	setResource(t, worker, credentials, "servicenow", map[string]string{
+	setResource(t, w.worker, credentials, "servicenow", map[string]string{
 		"instance_url": server.URL + "/", "client_id": account.ClientID, "client_secret": account.ClientSecret,
 		"username": account.Username, "password": account.Password,
 	})
-
-	binaries := make(map[string]string)
-	for _, s := range steps {
-		binaries[s.id] = build(t, worker, s.file)
+	for _, s := range w.steps {
+		w.binaries[s.id] = build(t, w.worker, s.file)
 	}
-	runJob := func(job windmill.Job) windmill.Done {
-		t.Helper()
-		job.Token = jobToken
-		done, err := worker.Run(context.Background(), job)
-		if err != nil {
+	return w
+}
+
+// run runs a step, started as origin tells. The error means that Windmill could not
+// start it.
+func (w *flowWorld) run(t *testing.T, s step, origin []string, token string) (windmill.Done, error) {
+	t.Helper()
+	done, err := w.worker.Run(context.Background(), windmill.Job{
+		Binary: w.binaries[s.id], Args: s.args, Path: s.path, Env: origin, Token: token,
+	})
+	for _, secret := range append(w.instance.Issued(), w.secrets...) {
+		if strings.Contains(done.Log+string(done.Result), secret[:8]) {
+			t.Errorf("a secret in:\n%s%s", done.Log, done.Result)
+		}
+	}
+	return done, err
+}
+
+// runFlow runs the steps until one fails, and returns that or the last one's end.
+func (w *flowWorld) runFlow(t *testing.T) (id string, done windmill.Done) {
+	t.Helper()
+	for _, s := range w.steps {
+		var err error
+		if done, err = w.run(t, s, windmill.StepOfFlow("f/ServiceNow/open_incidents", s.id), jobToken); err != nil {
 			t.Fatal(err)
 		}
-		for _, secret := range append(instance.Issued(), jobToken, account.ClientSecret, account.Password) {
-			if strings.Contains(done.Log+string(done.Result), secret[:8]) {
-				t.Errorf("a secret in:\n%s%s", done.Log, done.Result)
-			}
-		}
-		return done
-	}
-	// runFlow runs the steps until one fails, and returns that or the last one's end.
-	runFlow := func() (id string, done windmill.Done) {
-		t.Helper()
-		for _, s := range steps {
-			id, done = s.id, runJob(windmill.Job{
-				Binary: binaries[s.id], Args: s.args, Path: s.path,
-				Env: windmill.StepOfFlow("f/ServiceNow/open_incidents", s.id),
-			})
-			if done.Failed {
-				break
-			}
-		}
-		return id, done
-	}
-	checkFlow := func() {
-		t.Helper()
-		_, done := runFlow()
-		var got map[string]int
-		if err := json.Unmarshal(done.Result, &got); err != nil {
-			t.Fatalf("result = %s: %v\n%s", done.Result, err, done.Log)
-		}
-		if diff := cmp.Diff(instance.Incidents, got); diff != "" {
-			t.Errorf("open incidents mismatch (-want +got):\n%s", diff)
+		if id = s.id; done.Failed {
+			break
 		}
 	}
+	return id, done
+}
 
-	checkFlow()
-	instance.TakeCalls()
-	checkFlow()
-	if calls := instance.TakeCalls(); len(calls) != 1 {
+// checkFlow runs the flow, which must end with the instance's counts.
+func (w *flowWorld) checkFlow(t *testing.T) {
+	t.Helper()
+	_, done := w.runFlow(t)
+	var got map[string]int
+	if err := json.Unmarshal(done.Result, &got); err != nil {
+		t.Fatalf("result = %s: %v\n%s", done.Result, err, done.Log)
+	}
+	if diff := cmp.Diff(w.instance.Incidents, got); diff != "" {
+		t.Errorf("open incidents mismatch (-want +got):\n%s", diff)
+	}
+}
+
+func TestTheFlow(t *testing.T) {
+	w := newFlowWorld(t)
+	w.checkFlow(t)
+	w.instance.TakeCalls()
+	w.checkFlow(t)
+	if calls := w.instance.TakeCalls(); len(calls) != 1 {
 		t.Errorf("with a token in the cache the flow made %d calls to the instance; want 1", len(calls))
 	}
 
 	// A revoked token: the cache cannot know, so the second step fails and says what
 	// to do, after which the flow runs again.
-	instance.Revoke()
-	id, done := runFlow()
+	w.instance.Revoke()
+	id, done := w.runFlow(t)
 	if id != "b" || !done.Failed || !strings.Contains(done.Log, "Run f/ServiceNow/get_token by hand") {
 		t.Errorf("with a revoked token, step %s: failed = %t; want step b to fail and to say what to do\n%s",
 			id, done.Failed, done.Log)
 	}
-	if done := runJob(windmill.Job{
-		Binary: binaries["a"], Args: steps[0].args, Path: steps[0].path, Env: windmill.ByHand(),
-	}); done.Failed {
-		t.Fatalf("the run by hand failed:\n%s", done.Log)
+	if done, err := w.run(t, w.steps[0], windmill.ByHand(), jobToken); err != nil || done.Failed {
+		t.Fatalf("the run by hand failed: %v\n%s", err, done.Log)
 	}
-	checkFlow()
+	w.checkFlow(t)
+}
+
+// The rights that README's table names are enough, and less is not.
+func TestTheRightsOfWhoRunsWhat(t *testing.T) {
+	const read, write, nothing = windmill.Read, windmill.Write, windmill.Right(0)
+	w := newFlowWorld(t)
+	w.checkFlow(t) // so that there is a token
+	logIn, useToken := w.steps[0], w.steps[1]
+	flowStep := windmill.StepOfFlow("f/ServiceNow/open_incidents", "x")
+	for _, test := range []struct {
+		name   string
+		step   step
+		origin []string
+		rights windmill.Rights
+		fault  string // "" where the run succeeds
+	}{
+		{"the schedule", logIn, windmill.BySchedule("f/ServiceNow/warm_token"), rights(write, read), ""},
+		{"the schedule, reading only", logIn, windmill.BySchedule("f/ServiceNow/warm_token"), rights(read, read), "cannot be written"},
+		{"the schedule, without the credentials", logIn, windmill.BySchedule("f/ServiceNow/warm_token"), rights(write, nothing), "not found"},
+		{"a flow that reads the token", useToken, flowStep, rights(read, nothing), ""},
+		{"a flow that may not read it", useToken, flowStep, rights(nothing, read), "not found"},
+		{"a flow's login step", logIn, flowStep, rights(write, read), ""},
+		{"a flow's login step, without the credentials", logIn, flowStep, rights(write, nothing), "not found"},
+		{"by hand, who keeps the credentials", logIn, windmill.ByHand(), rights(write, write), ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w.worker.Workspace.AddToken("S3cret-of-another-user", test.rights)
+			done, err := w.run(t, test.step, test.origin, "S3cret-of-another-user")
+			fault := done.Log
+			if err != nil {
+				fault = err.Error()
+			}
+			if failed := err != nil || done.Failed; failed != (test.fault != "") || !strings.Contains(fault, test.fault) {
+				t.Errorf("failed = %t; want %q\n%s", failed, test.fault, fault)
+			}
+		})
+	}
 }
 
 // TestTheSecondStep runs the second step alone, on a record that the test plants.

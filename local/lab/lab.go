@@ -131,7 +131,7 @@ func New(t testing.TB) *World {
 	}
 	w.Instance.SetAccount(w.Account, true)
 	w.Workspace.AddFolder("f/ServiceNow")
-	w.Workspace.AddToken(w.Token, windmill.Rights{Read: true, Write: true})
+	w.Workspace.AddToken(w.Token, windmill.Rights{"f/ServiceNow": windmill.Write})
 	w.Snow = ServiceNow{
 		InstanceURL: Serve(t, w.Instance), ClientID: w.Account.ClientID, ClientSecret: w.Account.ClientSecret,
 		Username: w.Account.Username, Password: w.Account.Password,

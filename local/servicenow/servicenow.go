@@ -41,7 +41,7 @@ type Instance struct {
 	mu       sync.Mutex
 	failed   map[string]failures // by the user's name
 	accounts map[Account]bool
-	tokens   map[Account]*token
+	tokens   map[grant]*token
 	issued   []string
 }
 
@@ -70,7 +70,11 @@ func (i *Instance) locked(username string) bool {
 	return failed.count >= lockAfter && i.now().Sub(failed.last) < unlockAfter
 }
 
-// token is what an account logged in with last.
+// grant is to whom a token is given. A change of password leaves it as it is; whether
+// ServiceNow then ends the token is not documented.
+type grant struct{ clientID, username string }
+
+// token is what a grant came to last.
 type token struct {
 	value   string
 	expires time.Time
@@ -197,15 +201,16 @@ func (i *Instance) serveToken(w http.ResponseWriter, r *http.Request) {
 		lifetime = 30 * time.Minute
 	}
 	now := i.now()
-	current := i.tokens[account]
+	to := grant{account.ClientID, account.Username}
+	current := i.tokens[to]
 	switch {
 	// A token with less than a second left would be given with expires_in 0.
 	case current == nil || current.expires.Sub(now) < time.Second:
 		current = &token{i.issue(), now.Add(lifetime)}
 		if i.tokens == nil {
-			i.tokens = make(map[Account]*token)
+			i.tokens = make(map[grant]*token)
 		}
-		i.tokens[account] = current
+		i.tokens[to] = current
 	case !i.Remaining:
 		current.expires = now.Add(lifetime)
 	}

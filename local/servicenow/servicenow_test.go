@@ -79,6 +79,20 @@ func TestARevokedTokenIsReplaced(t *testing.T) {
 	}
 }
 
+func TestAChangeOfPasswordLeavesTheTokenAsItIs(t *testing.T) {
+	i := &Instance{}
+	i.SetAccount(account, true)
+	_, first := logIn(t, i, nil)
+	changed := account
+	changed.Password = "changed"
+	i.SetAccount(account, false)
+	i.SetAccount(changed, true)
+	_, second := logIn(t, i, url.Values{"password": {"changed"}})
+	if first["access_token"] != second["access_token"] {
+		t.Error("another token after a change of password")
+	}
+}
+
 func TestEveryRefusalLooksTheSame(t *testing.T) {
 	i := &Instance{}
 	i.SetAccount(account, true)

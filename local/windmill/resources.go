@@ -17,9 +17,25 @@ import (
 	"servicenow-token/local/wire"
 )
 
-// Rights are what the owner of a workspace token may do with resources.
-type Rights struct {
-	Read, Write bool
+// Right is what somebody may do in a folder.
+type Right int
+
+// Write includes Read; the zero Right is none.
+const (
+	Read Right = iota + 1
+	Write
+)
+
+// Rights are those of a workspace token's owner, by folder, such as f/ServiceNow.
+type Rights map[string]Right
+
+// at returns the right to what is at path.
+func (r Rights) at(path string) Right { return r[folderOf(path)] }
+
+// folderOf returns the folder in which path lies: its first two parts.
+func folderOf(path string) string {
+	parts := strings.SplitN(path, "/", 3)
+	return strings.Join(parts[:min(2, len(parts))], "/")
 }
 
 // Resource is a typed value.
@@ -35,9 +51,12 @@ type Workspace struct {
 
 	// Name is the workspace's, as in /api/w/{Name}/.
 	Name string
-	// Old makes the answers those of servers before mid-2026: update_value is 200
-	// where it stores nothing, and create without the right to write is 400.
-	Old bool
+	// OldCreate makes create without the right to write answer 400, as servers
+	// before mid-2026 do.
+	OldCreate bool
+	// OldUpdate makes update_value answer 200 where it stores nothing, as servers
+	// before August 2026 do.
+	OldUpdate bool
 	// Protected stands for a protection rule that forbids direct changes.
 	Protected bool
 
@@ -138,12 +157,12 @@ func (ws *Workspace) serveValue(w http.ResponseWriter, path string, rights Right
 		refuse(w, http.StatusNotFound, fmt.Sprintf("Not found: Resource %s not found", path))
 		return
 	}
-	if !rights.Read {
+	if rights.at(path) < Read {
 		refuse(w, http.StatusUnauthorized, "Not authorized: Resource exists but you don't have access to it:\n"+
 			"resource perms: {}\nfolder perms: {}")
 		return
 	}
-	value, err := ws.interpolate(resource.Value)
+	value, err := ws.interpolate(resource.Value, rights)
 	if err != nil {
 		refuse(w, http.StatusNotFound, "Not found: "+err.Error())
 		return
@@ -168,9 +187,9 @@ func (ws *Workspace) serveCreate(w http.ResponseWriter, r *http.Request, rights 
 		refuse(w, http.StatusBadRequest, "Bad request: invalid path or type")
 		return
 	}
-	if !rights.Write || !ws.folders["f/"+parts[1]] {
+	if rights.at(body.Path) < Write || !ws.folders[folderOf(body.Path)] {
 		// The database refuses the row; newer servers translate what it says.
-		if ws.Old {
+		if ws.OldCreate {
 			refuse(w, http.StatusBadRequest, `SqlErr: new row violates row-level security policy for table "resource"`)
 		} else {
 			refuse(w, http.StatusUnauthorized, "Not authorized: You don't have write permission at this path")
@@ -198,10 +217,10 @@ func (ws *Workspace) serveUpdate(w http.ResponseWriter, r *http.Request, path st
 	}
 	resource, ok := ws.resources[path]
 	switch {
-	case ok && rights.Write:
+	case ok && rights.at(path) == Write:
 		resource.Value = body.Value
 		ws.resources[path] = resource
-	case !ws.Old:
+	case !ws.OldUpdate:
 		refuse(w, http.StatusNotFound, fmt.Sprintf("Not found: Resource %s not found", path))
 		return
 	}
@@ -209,13 +228,14 @@ func (ws *Workspace) serveUpdate(w http.ResponseWriter, r *http.Request, path st
 }
 
 // interpolate replaces the strings in value that stand for a variable or another
-// resource, as Windmill does when it hands a value out. Without a lock of its own.
-func (ws *Workspace) interpolate(value json.RawMessage) (any, error) {
+// resource, as Windmill does when it hands a value out, under the reader's own
+// rights. Without a lock of its own.
+func (ws *Workspace) interpolate(value json.RawMessage, rights Rights) (any, error) {
 	parsed, err := parse(value)
 	if err != nil {
 		return nil, err
 	}
-	return ws.expand(parsed, 0)
+	return ws.expand(parsed, rights, 0)
 }
 
 // parse reads a JSON value and keeps the digits of its numbers, as Windmill does.
@@ -226,14 +246,14 @@ func parse(value []byte) (parsed any, err error) {
 	return parsed, err
 }
 
-func (ws *Workspace) expand(value any, depth int) (any, error) {
+func (ws *Workspace) expand(value any, rights Rights, depth int) (any, error) {
 	if depth > 20 {
 		return nil, errors.New("references nested too deeply")
 	}
 	switch value := value.(type) {
 	case map[string]any:
 		for key, part := range value {
-			expanded, err := ws.expand(part, depth+1)
+			expanded, err := ws.expand(part, rights, depth+1)
 			if err != nil {
 				return nil, err
 			}
@@ -241,34 +261,34 @@ func (ws *Workspace) expand(value any, depth int) (any, error) {
 		}
 	case []any:
 		for i, part := range value {
-			expanded, err := ws.expand(part, depth+1)
+			expanded, err := ws.expand(part, rights, depth+1)
 			if err != nil {
 				return nil, err
 			}
 			value[i] = expanded
 		}
 	case string:
-		return ws.expandString(value, depth)
+		return ws.expandString(value, rights, depth)
 	}
 	return value, nil
 }
 
-func (ws *Workspace) expandString(text string, depth int) (any, error) {
+func (ws *Workspace) expandString(text string, rights Rights, depth int) (any, error) {
 	kind, path, found := strings.Cut(text, ":")
 	switch {
 	case found && kind == "$res":
 		resource, ok := ws.resources[path]
-		if !ok {
+		if !ok || rights.at(path) < Read {
 			return nil, fmt.Errorf("resource %s not found", path)
 		}
 		parsed, err := parse(resource.Value)
 		if err != nil {
 			return nil, err
 		}
-		return ws.expand(parsed, depth+1)
+		return ws.expand(parsed, rights, depth+1)
 	case found && (kind == "$var" || kind == "$jsonvar"):
 		variable, ok := ws.variables[path]
-		if !ok {
+		if !ok || rights.at(path) < Read {
 			return nil, fmt.Errorf("variable %s not found", path)
 		}
 		if kind == "$var" {

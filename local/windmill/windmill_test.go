@@ -35,16 +35,18 @@ func TestTheResourceAPI(t *testing.T) {
 	newWorkspace := func() *Workspace {
 		ws := &Workspace{Name: "ws"}
 		ws.AddFolder("f/a")
-		ws.AddToken("all", Rights{Read: true, Write: true})
-		ws.AddToken("reader", Rights{Read: true})
+		ws.AddToken("all", Rights{"f/a": Write, "f/b": Write})
+		ws.AddToken("reader", Rights{"f/a": Read, "f/b": Write})
 		ws.AddToken("nobody", Rights{})
 		ws.SetVariable("f/a/secret", "s3cret")
 		ws.SetVariable("f/a/json", `{"x":[1.50]}`)
+		ws.SetVariable("f/c/secret", "s3cret")
 		for path, value := range map[string]string{
 			"f/a/there":    `{"n":1}`,
 			"f/a/refers":   `{"v":"$var:f/a/secret","j":["$jsonvar:f/a/json"],"r":"$res:f/a/there"}`,
 			"f/a/digits":   `{"a":1767225600.25,"b":12345678901234567890,"c":1.0,"d":1e3}`,
 			"f/a/dangling": `"$var:f/a/gone"`,
+			"f/a/other":    `"$var:f/c/secret"`,
 			"f/a/circle":   `"$res:f/a/circle"`,
 			"f/a/null":     `null`,
 		} {
@@ -99,6 +101,8 @@ func TestTheResourceAPI(t *testing.T) {
 		{"read no row", "all", get + gone, "", same(404, goneText, false)},
 		{"read without the right", "nobody", get + there, "", same(401, hidden, false)},
 		{"read no row without the right", "nobody", get + gone, "", same(404, goneText, false)},
+		{"read a reference without the right to it", "all", get + "f%2Fa%2Fother", "",
+			same(404, "Not found: variable f/c/secret not found", false)},
 		{"read with an unknown token", "stranger", get + there, "", same(401, "Unauthorized", false)},
 		{"no such action", "all", "GET list/" + there, "", same(404, "Not found: no such route", false)},
 
@@ -129,7 +133,7 @@ func TestTheResourceAPI(t *testing.T) {
 		for i, server := range []string{"new", "old"} {
 			t.Run(test.name+", "+server+" server", func(t *testing.T) {
 				ws := newWorkspace()
-				ws.Old = server == "old"
+				ws.OldCreate, ws.OldUpdate = server == "old", server == "old"
 				ws.Protected = strings.HasSuffix(test.name, "protected")
 				method, endpoint, _ := strings.Cut(test.call, " ")
 				var got answer
@@ -180,6 +184,7 @@ func TestTheWorker(t *testing.T) {
 	t.Setenv("https_proxy", "http://lower.example")
 	t.Setenv("NO_PROXY", "")
 	ws := &Workspace{Name: "ws"}
+	ws.AddToken("token", Rights{"f/a": Read})
 	ws.SetResource("f/a/pair", Resource{Type: "pair", Value: json.RawMessage(`{"A":"$var:f/a/secret","B":"b"}`)})
 	ws.SetVariable("f/a/secret", "a")
 	ws.SetResource("f/a/count", Resource{Type: "any", Value: json.RawMessage("9007199254740993")})
@@ -239,6 +244,17 @@ func TestTheWorker(t *testing.T) {
 	job.Args["first"] = "$res:f/a/gone"
 	if _, err := worker.Run(context.Background(), job); err == nil {
 		t.Error("a job with a missing resource ran")
+	}
+	job.Args["first"] = "$res:f/a/pair"
+	ws.SetResource("f/a/pair", Resource{Type: "pair", Value: json.RawMessage(`{"A":"$var:f/b/secret","B":"b"}`)})
+	ws.SetVariable("f/b/secret", "b")
+	if _, err := worker.Run(context.Background(), job); err == nil {
+		t.Error("a job with a variable that its user may not read ran")
+	}
+	ws.SetResource("f/a/pair", Resource{Type: "pair", Value: json.RawMessage(`{"A":"a","B":"b"}`)})
+	job.Token = "of nobody"
+	if _, err := worker.Run(context.Background(), job); err == nil {
+		t.Error("a job with a resource that its user may not read ran")
 	}
 	left, err := filepath.Glob(filepath.Join(worker.Dir, "job*"))
 	if err != nil || left != nil {

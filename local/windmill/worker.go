@@ -137,7 +137,7 @@ func (wk *Worker) Run(ctx context.Context, job Job) (Done, error) {
 		return Done{}, err
 	}
 	defer os.RemoveAll(dir)
-	args, err := wk.resolve(job.Args)
+	args, err := wk.resolve(job.Args, job.Token)
 	if err != nil {
 		return Done{}, err
 	}
@@ -211,15 +211,16 @@ func (wk *Worker) Environment(job Job) []string {
 	return append(env, job.Env...)
 }
 
-// resolve returns the JSON of args with resources in the place of references.
-func (wk *Worker) resolve(args map[string]any) ([]byte, error) {
+// resolve returns the JSON of args with resources in the place of references, as far
+// as the token's owner may read them.
+func (wk *Worker) resolve(args map[string]any, token string) ([]byte, error) {
 	given, err := json.Marshal(args)
 	if err != nil {
 		return nil, err
 	}
 	wk.Workspace.mu.Lock()
 	defer wk.Workspace.mu.Unlock()
-	resolved, err := wk.Workspace.interpolate(given)
+	resolved, err := wk.Workspace.interpolate(given, wk.Workspace.tokens[token])
 	if err != nil {
 		return nil, err
 	}
