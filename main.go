@@ -45,28 +45,28 @@ import (
 
 const (
 	cachePath = "f/ServiceNow/snow_token_cache"
-	cacheType = "state" // the one type of which Windmill keeps no readable history
+	cacheType = "state" // of this type Windmill keeps no readable history
 
 	// Lifetimes of tokens, in seconds.
 	expiryMargin    = 60                 // a token closer to its expiry is not reused
 	defaultLifetime = 1800               // ServiceNow's default, where its answer has no expires_in
 	longestLifetime = 365 * 24 * 60 * 60 // keeps expires_at a sane integer
 
-	// A run takes a minute at the most: it claims a login within 25 s, has asked
-	// ServiceNow 18 s later, stores what came of it within 5 s and, where it must,
-	// reads that back within 5 s.
+	// A run takes a minute at the most: it has asked ServiceNow after 50 s, stores what
+	// came of that within 5 s and, where it must, reads it back within 5 s.
 	readLimit    = 2500 * time.Millisecond // reading the cache, each of two tries
-	stepLimit    = 5 * time.Second         // storing what came of a login
 	loginLimit   = 20 * time.Second        // a login that takes longer is that of a job that was killed
-	lastClaim    = 25 * time.Second        // from a run's start; later it claims no login
-	lastWait     = 45 * time.Second        // from a run's start; later it waits for no other job's
 	claimLimit   = 10 * time.Second        // claiming the login and reading that back
-	askLimit     = 18 * time.Second        // from the claim on
+	askLimit     = 18 * time.Second        // asking ServiceNow, from the claim on
 	attemptLimit = 15 * time.Second        // one request to ServiceNow, its answer included
+	storeLimit   = 5 * time.Second         // storing what came of a login
+	lastClaim    = 25 * time.Second        // from a run's start; later it claims no login
+	lastWait     = 35 * time.Second        // from a run's start; later it waits for no other job's
+	lastAnswer   = 50 * time.Second        // from a run's start; later it does not wait for ServiceNow
 
 	claimPause  = 300 * time.Millisecond     // in which another job's claim may replace ours
 	clockSpread = time.Hour                  // a time further ahead than that says nothing
-	untilMended = 100 * 365 * 24 * time.Hour // for ever, but for a person
+	untilMended = 100 * 365 * 24 * time.Hour // until a person does something
 
 	tokenEndpoint     = "/oauth_token.do"
 	mostAttempts      = 3
@@ -108,7 +108,7 @@ type login struct {
 	At        int64  `json:"at"`         // when it began, in Unix seconds
 	Refusals  int    `json:"refusals"`   // how often in a row ServiceNow refused these credentials
 	RefusedAt int64  `json:"refused_at"` // the last time, in Unix seconds
-	Outcome   string `json:"outcome"`    // the first line of the last failure's error
+	Outcome   string `json:"outcome"`    // who was asked at the last failure, and what came back
 	Seal      string `json:"seal"`       // see servicenow.loginSeal
 }
 
@@ -169,7 +169,7 @@ func getToken(snow servicenow) (string, error) {
 		return "", err
 	}
 	if os.Getenv("BASE_INTERNAL_URL") == "" || os.Getenv("WM_TOKEN") == "" {
-		fresh, failed := askServiceNow(snow, askLimit)
+		fresh, failed := askServiceNow(snow, now().Add(askLimit))
 		if failed != nil {
 			return "", failed
 		}
@@ -181,19 +181,19 @@ func getToken(snow servicenow) (string, error) {
 	if started != byJob {
 		fmt.Printf("Run on its own, by %s: asking ServiceNow, whatever is cached.\n", started)
 	}
-	token, claimed, err := awaitTurn(snow, started)
+	token, askUntil, err := awaitTurn(snow, started)
 	var noCache cacheError
 	unclaimed := errors.As(err, &noCache)
 	switch {
 	case unclaimed && started == byJob:
-		return "", fmt.Errorf("%w ServiceNow was not asked, for no later step would find its token", err)
+		return "", fmt.Errorf("%w ServiceNow was not asked, because no later step would find its token", err)
 	case unclaimed:
 		fmt.Printf("%v\nAsking ServiceNow all the same, to verify the credentials.\n", err)
 	case err != nil || token != "":
 		return token, err
 	}
 
-	fresh, failed := askServiceNow(snow, askLimit-now().Sub(claimed))
+	fresh, failed := askServiceNow(snow, askUntil)
 	if failed != nil {
 		storeFailure(snow, failed)
 		return "", failed
@@ -370,7 +370,7 @@ func readCache(ctx context.Context, snow servicenow) (found cache, err error) {
 
 // writeCache gives the resource a new value.
 func writeCache(ctx context.Context, value any) error {
-	_, err := callWindmill(ctx, stepLimit, func() (any, error) {
+	_, err := callWindmill(ctx, storeLimit, func() (any, error) {
 		return nil, wmill.SetResource(cachePath, value, cacheType)
 	})
 	if err != nil {
@@ -382,7 +382,7 @@ func writeCache(ctx context.Context, value any) error {
 // store puts a new record, without a login, into the cache, again if that fails.
 // Where no claim has shown that the cache can be written, it reads the record back.
 func store(snow servicenow, fresh record, claimed bool) error {
-	ctx, cancel := context.WithTimeout(context.Background(), stepLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), storeLimit)
 	defer cancel()
 	err := writeCache(ctx, fresh)
 	if err != nil {
@@ -495,23 +495,18 @@ func heldUntil(last login, started origin, now time.Time) time.Time {
 	return refused.Add(untilMended)
 }
 
-// awaitTurn returns the time of this run's claim once it may ask ServiceNow, or
-// else a token: a cached one, or that of the login for which this run waited.
-func awaitTurn(snow servicenow, started origin) (token string, claimed time.Time, err error) {
+// awaitTurn returns a token, a cached one or that of the login for which this run
+// waited, or else until when the run may ask ServiceNow: its login is claimed then, or
+// the cache cannot be used, as a cacheError says.
+func awaitTurn(snow servicenow, started origin) (token string, askUntil time.Time, err error) {
 	begun := now()
 	found, err := readCache(context.Background(), snow)
 	if err == nil && started == byJob && !found.record.usable(begun) {
 		fmt.Println(whyNotReused(found))
 	}
-	waited, inVain := false, false
-	var other login       // the login under way
-	var noticed time.Time // when this run first saw it
+	waited, inVain := false, false // for another job's login; the last claim
 	for err == nil {
 		at := now()
-		if found.login.underWay(at) && found.login.By != other.By {
-			other, noticed = found.login, at
-		}
-		held := heldUntil(found.login, started, at)
 		switch {
 		case started == byJob && found.record.usable(at),
 			// What the login brought that this run waited for will do even for its last minute.
@@ -519,42 +514,63 @@ func awaitTurn(snow servicenow, started origin) (token string, claimed time.Time
 			fmt.Printf("Reused the token of %q at %s: %s has it, valid for another %s.\n",
 				snow.Username, snow.InstanceURL, cachePath, found.record.remaining())
 			return found.record.Token, at, nil
-		case found.login.underWay(at) && at.Sub(noticed) < loginLimit && at.Sub(begun) < lastWait:
-			pause := time.Second
-			if at == noticed { // most logins end within half a second
-				fmt.Printf("Job %.40q is logging in: waiting for it.\n", other.By)
-				pause = time.Duration((1 + rand.Float64()) * float64(claimPause))
-			}
-			waited = true
-			<-after(pause)
-			found, err = readCache(context.Background(), snow)
 		case waited && found.mine && found.login.By == "":
 			return "", at, fmt.Errorf("the login of another job, for which this run waited, failed: %s. "+
 				"That job's log says what to check", found.login.Outcome)
-		case found.mine && at.Before(held):
-			return "", at, heldBack(found.login, held)
+		case found.login.underWay(at):
+			found, err = awaitEnd(snow, found, begun.Add(lastWait))
+			waited = true
+		case found.mine && heldUntil(found.login, started, at).After(at):
+			return "", at, heldBack(found.login, started, heldUntil(found.login, started, at))
 		case at.Sub(begun) > lastClaim:
 			return "", at, errors.New("other jobs have been logging in all the time, and none stored a token. Run again later")
 		default:
-			if found.login.By != "" && waited {
-				fmt.Println("It has not ended in time: no longer waiting for it.")
-			}
-			before, ours := found.value, false
-			if found, ours, err = claim(snow, found); ours {
-				return "", at, nil
+			var again cache
+			var ours bool
+			if again, ours, err = claim(snow, found); ours {
+				return "", at.Add(askLimit), nil
 			}
 			// An old Windmill server answers 200 and stores nothing where the job may not
 			// write. Once it may be chance: another job's login can bring back the very
 			// record that was there, to the second.
-			unchanged := err == nil && reflect.DeepEqual(found.value, before)
+			unchanged := err == nil && reflect.DeepEqual(again.value, found.value)
 			if unchanged && inVain {
 				err = errNotStored()
 			}
 			inVain = unchanged
-			waited = waited || !unchanged || started == byJob // for the job whose login replaced this run's claim
+			waited = waited || !unchanged || started == byJob // for the login that replaced this run's claim
+			found = again
 		}
 	}
-	return "", begun, err
+	askUntil = now().Add(askLimit)
+	if latest := begun.Add(lastAnswer); askUntil.After(latest) {
+		askUntil = latest
+	}
+	return "", askUntil, err
+}
+
+// awaitEnd waits until the login under way has ended, and returns what is in the
+// cache then. One that has not ended by the latest time is dead, whatever the clocks say.
+func awaitEnd(snow servicenow, found cache, latest time.Time) (cache, error) {
+	other := found.login.By
+	fmt.Printf("Job %.40q is logging in: waiting for it.\n", other)
+	if limit := now().Add(loginLimit); limit.Before(latest) {
+		latest = limit
+	}
+	pause := time.Duration((1 + rand.Float64()) * float64(claimPause)) // most logins end within half a second
+	for found.login.By == other && found.login.underWay(now()) && now().Before(latest) {
+		<-after(pause)
+		pause = time.Second
+		var err error
+		if found, err = readCache(context.Background(), snow); err != nil {
+			return cache{}, err
+		}
+	}
+	if found.login.By == other {
+		fmt.Println("It has not ended in time: no longer waiting for it.")
+		found.login.At = 0
+	}
+	return found, nil
 }
 
 // whyNotReused tells why a run that may reuse a token logs in.
@@ -571,16 +587,20 @@ func whyNotReused(found cache) string {
 }
 
 // heldBack is the error of a run that does not ask before until.
-func heldBack(last login, until time.Time) error {
+func heldBack(last login, started origin, until time.Time) error {
 	refused := time.Unix(last.RefusedAt, 0).UTC()
-	next := "before " + until.UTC().Format(time.RFC3339) + ", unless the credentials in the resource change"
+	who, next := "flow or schedule", "before "+until.UTC().Format(time.RFC3339)
+	if started == byHand {
+		who = "run by hand"
+	}
 	if until.Sub(refused) == untilMended {
-		next = "until the credentials in the resource change"
+		next = "again"
 	}
 	return fmt.Errorf("ServiceNow was not asked, so that it does not lock the user. "+
-		"Refusals of these credentials in a row: %d, the last at %s: %s.\nNobody asks %s. "+
-		"If the fault was on ServiceNow's side and is mended, run this script by hand",
-		last.Refusals, refused.Format(time.RFC3339), last.Outcome, next)
+		"Refusals of these credentials in a row: %d, the last at %s: %s.\n"+
+		"No %s asks %s, unless the credentials in the resource change. Mend them there or, "+
+		"if the fault was on ServiceNow's side and is mended, run this script by hand",
+		last.Refusals, refused.Format(time.RFC3339), last.Outcome, who, next)
 }
 
 // claim writes this run into the record as the one that logs in. The login is ours
@@ -631,7 +651,7 @@ func (snow servicenow) repeatedIn(value any) bool {
 
 // storeFailure tells the runs that wait, and later ones, what came of the login.
 func storeFailure(snow servicenow, failed *loginError) {
-	ctx, cancel := context.WithTimeout(context.Background(), stepLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), storeLimit)
 	defer cancel()
 	var err error
 	for range 2 {
@@ -656,10 +676,10 @@ func storeFailure(snow servicenow, failed *loginError) {
 
 // Asking ServiceNow.
 
-// askServiceNow returns a sealed record of the token that it gets within limit. It
-// asks again where that may help.
-func askServiceNow(snow servicenow, limit time.Duration) (record, *loginError) {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+// askServiceNow returns a sealed record of the token that it gets until the given
+// time. It asks again where that may help.
+func askServiceNow(snow servicenow, until time.Time) (record, *loginError) {
+	ctx, cancel := context.WithTimeout(context.Background(), until.Sub(now()))
 	defer cancel()
 	for attempt := 1; ; attempt++ {
 		fresh, failed := logIn(ctx, snow)
@@ -864,8 +884,8 @@ func judge(status int, err error) verdict {
 		{untrusted, fmt.Sprintf("has an untrusted certificate (%.150q)", err), between, false},
 		{is(syscall.ENETUNREACH) || is(syscall.EHOSTUNREACH), "cannot be reached: there is no route to it", worker, false},
 
-		// The other side went away, as in a restart. If the request did arrive, no harm
-		// is done: ServiceNow gives the same token again.
+		// The other side went away, as in a restart. Where the request did arrive,
+		// ServiceNow gives the same token again.
 		{is(syscall.ECONNREFUSED), "refused the connection", worker, true},
 		{is(io.EOF) || is(io.ErrUnexpectedEOF), "broke the connection off", between, true},
 		{is(syscall.ECONNRESET) || is(syscall.EPIPE), "broke the connection off", between, true},
