@@ -41,12 +41,13 @@ type object = map[string]any
 type registry struct {
 	url string
 
-	mu     sync.Mutex
-	kept   map[string]any // by the path of the GET that reads it
-	pushed []push
-	ran    []push
-	broken bool // every read but that of the user fails
-	member bool // the pusher is no admin
+	mu       sync.Mutex
+	kept     map[string]any // by the path of the GET that reads it
+	pushed   []push
+	ran      []push
+	versions int  // of scripts
+	broken   bool // every read but that of the user fails
+	member   bool // the pusher is no admin
 	// How the dependency job of the next version ends: it is pending for so many reads
 	// of the script; then there is a lock, or why there is none.
 	pending   int
@@ -127,6 +128,8 @@ func (reg *registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			reg.endDependencyJob(kept.(object))
 		}
 		answer(http.StatusOK, kept)
+	case creates[endpoint] == "":
+		answer(http.StatusNotFound, "Not found: no such route")
 	default:
 		body := readBody(r)
 		reg.pushed = append(reg.pushed, push{r.Method + " " + endpoint, maps.Clone(body)})
@@ -134,10 +137,15 @@ func (reg *registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if name == "" {
 			name, _ = body["name"].(string)
 		}
-		read := strings.Replace(endpoint, "/create", "/get/", 1) + name
+		read := creates[endpoint] + name
+		former, exists := reg.kept[read].(object)
+		if exists && (endpoint != "scripts/create" || body["parent_hash"] != former["hash"] && former["archived"] != true) {
+			answer(http.StatusBadRequest, "Bad request: "+name+" is already there")
+			return
+		}
 		if endpoint == "scripts/create" {
-			read = "scripts/get/p/" + name
-			body["hash"] = fmt.Sprint("hash", len(reg.pushed))
+			reg.versions++
+			body["hash"] = fmt.Sprint("hash", reg.versions)
 			if body["ws_error_handler_muted"] == nil {
 				body["ws_error_handler_muted"] = false
 			}
@@ -145,6 +153,15 @@ func (reg *registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		reg.kept[read] = body
 		answer(http.StatusCreated, "created")
 	}
+}
+
+// creates has the endpoints that create something, and where that is read.
+var creates = map[string]string{
+	"resources/type/create": "resources/type/get/",
+	"folders/create":        "folders/get/",
+	"scripts/create":        "scripts/get/p/",
+	"schedules/create":      "schedules/get/",
+	"flows/create":          "flows/get/",
 }
 
 // endDependencyJob ends a script's dependency job when it is due.
