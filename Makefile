@@ -1,4 +1,4 @@
-# Go and make are all that `make run` and `make test` need.
+# Go, make and a module proxy are all that `make run` and `make test` need.
 .DEFAULT_GOAL := help
 .PHONY: help run test check fuzz mutants bench workspace push push-examples try clean
 
@@ -46,7 +46,7 @@ help: ## say what can be made
 export SNOW
 run: ## run the job in each way on a local Windmill and ServiceNow (SNOW=instance.json: once, on a real instance)
 	@echo "Building the local Windmill and ServiceNow (the first time takes half a minute) …"
-	@if [ -w . ]; then go build -o .build/run ./local && exec .build/run; else exec go run ./local; fi # deaf to SIGTERM
+	@if [ -w . ]; then go build -o .build/run ./local && exec .build/run; else exec go run ./local; fi # which does not pass SIGTERM on
 
 test: ## run the tests that take less than a minute together
 	go test -short -parallel 16 ./...
@@ -66,7 +66,7 @@ fuzz: ## fuzz what parses foreign bytes, FUZZTIME (30s) each
 		echo "go test -fuzz $$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) . ; done
 
 mutants: ## change main.go in every small way, and see that a fast test fails each time (3 minutes)
-	for i in 1 2 3 4 5; do IN_PROCESS=1 go test -short -count=1 . || exit 1; done # a flaky test fells any
+	for i in 1 2 3 4 5; do IN_PROCESS=1 go test -short -count=1 . || exit 1; done # a flaky test would count as a kill
 	IN_PROCESS=1 go run $(GREMLINS) unleash --workers 2 --timeout-coefficient 10 --threshold-efficacy 99 \
 		--invert-logical --invert-bitwise --invert-assignments --invert-loopctrl --exclude-files / . # main.go alone
 	@rm -f go.work.sum # which it leaves behind

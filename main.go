@@ -221,8 +221,9 @@ const (
 //
 // Windmill sets WM_FLOW_JOB_ID for every run that something called. It also wraps
 // a script into a flow of one step where its schedule has a retry or a skip
-// handler; that flow has the script's own path (schedule.rs). WM_SCHEDULE_PATH
-// alone tells nothing: the steps of a scheduled flow have it, too.
+// handler; that flow has the script's own path (schedule.rs), except on an agent
+// worker, where it may have none. WM_SCHEDULE_PATH alone tells nothing: the steps of
+// a scheduled flow have it, too.
 func startedBy() origin {
 	called := os.Getenv("WM_FLOW_JOB_ID") != "" && os.Getenv("WM_FLOW_PATH") != os.Getenv("WM_JOB_PATH")
 	switch {

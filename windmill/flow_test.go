@@ -553,3 +553,38 @@ func TestTheSecondStepEndsWhateverTheAnswer(t *testing.T) {
 		}
 	})
 }
+
+// README's Go example is a script that builds and does what it says.
+func TestReadmesGoExample(t *testing.T) {
+	_, rest, found := strings.Cut(readFile(t, "../README.md"), "```go\n")
+	source, _, ended := strings.Cut(rest, "```")
+	if !found || !ended {
+		t.Fatal("README has no Go example")
+	}
+	file := filepath.Join(t.TempDir(), "example.go")
+	if err := os.WriteFile(file, []byte(source), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	worker := newWorker(t)
+	binary := build(t, worker, file)
+	instance := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/api/now/table/incident" || r.Header.Get("Authorization") != "Bearer "+snowToken {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+		fmt.Fprint(w, `{"result":[{"number":"INC0010001"}]}`)
+	}))
+	t.Cleanup(instance.Close)
+	for lifetime, want := range map[time.Duration]string{
+		time.Minute: `{"Result":[{"number":"INC0010001"}]}`, -time.Minute: "the ServiceNow token has expired",
+	} {
+		setResource(t, worker, cachePath, "state", map[string]any{
+			"token": snowToken, "expires_at": time.Now().Add(lifetime).Unix(), "instance_url": instance.URL,
+		})
+		done, err := worker.Run(context.Background(), windmill.Job{
+			Binary: binary, Args: map[string]any{"cache": "$res:" + cachePath}, Token: jobToken,
+		})
+		if err != nil || !strings.HasPrefix(string(done.Result)+done.Log, want) {
+			t.Errorf("with a token for %s: result = %s, %v; want %s\n%s", lifetime, done.Result, err, want, done.Log)
+		}
+	}
+}

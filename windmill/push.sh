@@ -20,7 +20,7 @@ limit=${PUSH_WAIT:-180} # seconds that a job of Windmill's is waited for
 folder=${FOLDER:-ServiceNow}
 script=f/$folder/get_token
 
-plain() { sed $'s/\e\\[[0-9;]*m//g'; } # without colours, for the CLI does not heed NO_COLOR
+plain() { sed $'s/\e\\[[0-9;]*m//g'; } # without colours, because the CLI ignores NO_COLOR
 
 fail() {
   printf '%s\n' "$@" | plain >&2

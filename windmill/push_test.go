@@ -539,7 +539,9 @@ func TestPushKeepsWhatAnAdminSet(t *testing.T) {
 		script["summary"], script["description"], script["schema"] = "old", "old", object{}
 	})
 
-	checkText(t, "script f/ServiceNow/get_token: deployed\n", afterFolders(reg.mustMake(t, dir, "push")))
+	checkText(t, "script f/ServiceNow/get_token: its cache_ttl is kept, but take it off: "+
+		"for so long Windmill answers a cached \"OK\" and does not run the script\n"+
+		"script f/ServiceNow/get_token: deployed\n", afterFolders(reg.mustMake(t, dir, "push")))
 	got := reg.takeScript(t)
 	kept := make(object)
 	for name := range set {

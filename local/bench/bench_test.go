@@ -276,7 +276,7 @@ func BenchmarkBuild(b *testing.B) {
 					}
 					build := exec.Command("go", "build", "-o", binary, "main.go")
 					build.Dir = filepath.Dir(binary)
-					build.Env = append(os.Environ(), cache, "GOWORK=off", "GOFLAGS=")
+					build.Env = append(os.Environ(), cache, "GOWORK=off", "GOFLAGS=-buildvcs=false")
 					started := time.Now()
 					if output, err := build.CombinedOutput(); err != nil {
 						b.Fatalf("%v\n%s", err, output)

@@ -20,6 +20,8 @@ import (
 //	StepOfScheduledFlow  set               the step's id    set             the flow's path
 //	ByScript             -                 -                the caller's    the caller's path
 //	ByFlowEditor         -                 -                -               the flow's path
+//
+// On agent workers WM_FLOW_PATH may be empty.
 func ByHand() []string { return nil }
 
 // BySchedule is a run of a script by the schedule at path.

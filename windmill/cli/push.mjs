@@ -44,6 +44,10 @@ const commands = {
     next.schema.properties.snow.format = `resource-${type}`;
     if (current.path && !other) {
       for (const name of settings.filter((name) => name in current)) next[name] = current[name];
+      if (current.cache_ttl) {
+        console.log(`script ${script}: its cache_ttl is kept, but take it off: ` +
+          'for so long Windmill answers a cached "OK" and does not run the script');
+      }
       next.has_on_behalf_of = Boolean(current.on_behalf_of_email);
       if (current.content === readFileSync(`${script}.go`, 'utf8')) keepLock(script, next, current);
     }
