@@ -25,6 +25,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"maps"
 	"math/rand"
 	"net"
@@ -116,8 +117,8 @@ type login struct {
 type cache struct {
 	value  any    // as it was read; nil where there is nothing
 	record record // the zero record unless its seal is of these credentials
-	login  login  // the zero login where there is none
-	mine   bool   // the login's seal is of these credentials, so that all of it is believed
+	login  login  // whoever's; that it is under way is believed, nothing else
+	own    login  // the same if its seal is of these credentials, else the zero login
 }
 
 // cacheError says that the cache could not be read or written, and what to check.
@@ -155,6 +156,7 @@ func (e *loginError) Error() string { return e.outcome + ". " + e.advice }
 // main makes sure that the cache holds a usable token for snow and returns "OK".
 // Outside Windmill it verifies the credentials only.
 func main(snow servicenow) (string, error) {
+	log.SetOutput(io.Discard) // net/http logs bytes that it did not expect, whatever they are
 	if _, err := getToken(snow); err != nil {
 		return "", err
 	}
@@ -337,8 +339,8 @@ func (snow servicenow) understand(value any) cache {
 	encoded, _ := json.Marshal(value) // it was decoded from JSON
 	var r record
 	// To other readers a field is what its exact name says; to encoding/json, what "Token" says, too.
-	if json.Unmarshal(encoded, &r) == nil && fields["token"] == r.Token && fields["instance_url"] == snow.InstanceURL &&
-		hmac.Equal([]byte(r.Seal), []byte(snow.seal(r))) {
+	if json.Unmarshal(encoded, &r) == nil && fields["token"] == r.Token && fields["expires_at"] == float64(r.ExpiresAt) &&
+		fields["instance_url"] == snow.InstanceURL && hmac.Equal([]byte(r.Seal), []byte(snow.seal(r))) {
 		found.record = r
 	}
 	var holder struct {
@@ -346,7 +348,9 @@ func (snow servicenow) understand(value any) cache {
 	}
 	if fields["login"] != nil && json.Unmarshal(encoded, &holder) == nil {
 		found.login = holder.Login
-		found.mine = hmac.Equal([]byte(found.login.Seal), []byte(snow.loginSeal(found.login)))
+		if hmac.Equal([]byte(found.login.Seal), []byte(snow.loginSeal(found.login))) {
+			found.own = found.login
+		}
 	}
 	return found
 }
@@ -505,42 +509,43 @@ func awaitTurn(snow servicenow, started origin) (token string, askUntil time.Tim
 	if err == nil && started == byJob && !found.record.usable(begun) {
 		fmt.Println(whyNotReused(found))
 	}
-	waited, inVain := false, false // for another job's login; the last claim
+	waited := false    // for another job's login, so that its outcome is taken, whatever it is
+	unchanged := false // by this run's last claim
 	for err == nil {
 		at := now()
 		switch {
 		case started == byJob && found.record.usable(at),
-			// What the login brought that this run waited for will do even for its last minute.
-			waited && found.login == (login{}) && found.record.ExpiresAt > at.Unix():
+			// What another job's login has just brought will do even for its last minute. It
+			// may be the very record that was there before.
+			(waited || unchanged && started == byJob) && found.login == (login{}) && found.record.ExpiresAt > at.Unix():
 			fmt.Printf("Reused the token of %q at %s: %s has it, valid for another %s.\n",
 				snow.Username, snow.InstanceURL, cachePath, found.record.remaining())
 			return found.record.Token, at, nil
-		case waited && found.mine && found.login.By == "":
+		case waited && found.own.By == "" && found.own.Outcome != "":
 			return "", at, fmt.Errorf("the login of another job, for which this run waited, failed: %s. "+
-				"That job's log says what to check", found.login.Outcome)
+				"That job's log says what to check", found.own.Outcome)
 		case found.login.underWay(at):
 			found, err = awaitEnd(snow, found, begun.Add(lastWait))
 			waited = true
-		case found.mine && heldUntil(found.login, started, at).After(at):
-			return "", at, heldBack(found.login, started, heldUntil(found.login, started, at))
+		case heldUntil(found.own, started, at).After(at):
+			return "", at, heldBack(found.own, started, heldUntil(found.own, started, at))
 		case at.Sub(begun) > lastClaim:
-			return "", at, errors.New("other jobs have been logging in all the time, and none stored a token. Run again later")
+			return "", at, errors.New("other jobs have been logging in all the time, and none stored a token: " +
+				"their logs say why. Run again later")
 		default:
-			var again cache
-			var ours bool
-			if again, ours, err = claim(snow, found); ours {
+			again, ours, failed := claim(snow, found)
+			if ours {
 				return "", at.Add(askLimit), nil
 			}
 			// An old Windmill server answers 200 and stores nothing where the job may not
 			// write. Once it may be chance: another job's login can bring back the very
 			// record that was there, to the second.
-			unchanged := err == nil && reflect.DeepEqual(again.value, found.value)
-			if unchanged && inVain {
-				err = errNotStored()
+			same := failed == nil && reflect.DeepEqual(again.value, found.value)
+			if same && unchanged {
+				failed = errNotStored()
 			}
-			inVain = unchanged
-			waited = waited || !unchanged || started == byJob // for the login that replaced this run's claim
-			found = again
+			waited, unchanged = waited || !same, same
+			found, err = again, failed
 		}
 	}
 	askUntil = now().Add(askLimit)
@@ -553,8 +558,11 @@ func awaitTurn(snow servicenow, started origin) (token string, askUntil time.Tim
 // awaitEnd waits until the login under way has ended, and returns what is in the
 // cache then. One that has not ended by the latest time is dead, whatever the clocks say.
 func awaitEnd(snow servicenow, found cache, latest time.Time) (cache, error) {
-	other := found.login.By
-	fmt.Printf("Job %.40q is logging in: waiting for it.\n", other)
+	other, name := found.login.By, "Another job"
+	if found.own == found.login { // else it may be anything that somebody planted
+		name = fmt.Sprintf("Job %.40q", other)
+	}
+	fmt.Println(name + " is logging in: waiting for it.")
 	if limit := now().Add(loginLimit); limit.Before(latest) {
 		latest = limit
 	}
@@ -609,33 +617,31 @@ func heldBack(last login, started origin, until time.Time) error {
 func claim(snow servicenow, found cache) (again cache, ours bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), claimLimit)
 	defer cancel()
-	var mine login
-	if found.mine {
-		mine = found.login // its refusals go on counting
-	}
+	mine := found.own // its refusals go on counting
 	mine.By, mine.At = os.Getenv("WM_JOB_ID"), now().Unix()
 	if mine.By == "" {
 		mine.By = fmt.Sprintf("%016x", rand.Uint64())
 	}
+	mine.Seal = snow.loginSeal(mine)
 	began := now()
-	if err := writeCache(ctx, snow.withLogin(found.value, mine)); err != nil {
-		return cache{}, false, err
-	}
+	failed := writeCache(ctx, snow.withLogin(found.value, mine))
 	// Another job may have read the record before our claim was there. It writes its
 	// own within the time that a write takes.
 	<-after(max(claimPause, now().Sub(began)))
 	again, err = readCache(ctx, snow)
-	return again, err == nil && again.login.By == mine.By, err
+	if ours = again.login == mine; !ours && failed != nil { // else only the answer to the write was lost
+		err = failed
+	}
+	return again, ours, err
 }
 
-// withLogin returns value with l, sealed, as its login, and all else as it was read.
+// withLogin returns value with l as its login, and all else as it was read.
 func (snow servicenow) withLogin(value any, l login) map[string]any {
 	fields, isObject := value.(map[string]any)
 	if !isObject || snow.repeatedIn(value) {
 		fields = map[string]any{"token": "", "expires_at": 0} // so that every reader finds its fields
 	}
 	fields = maps.Clone(fields)
-	l.Seal = snow.loginSeal(l)
 	fields["login"] = l
 	return fields
 }
@@ -655,19 +661,21 @@ func storeFailure(snow servicenow, failed *loginError) {
 	ctx, cancel := context.WithTimeout(context.Background(), storeLimit)
 	defer cancel()
 	var err error
+	var last login
 	for range 2 {
 		var found cache
 		if found, err = readCache(ctx, snow); err != nil {
 			continue
 		}
-		var last login
-		if found.mine {
-			last = found.login
+		if found.own == last && last.Seal != "" {
+			return // only the answer to the first write was lost
 		}
+		last = found.own
 		last.By, last.Outcome = "", firstWords(failed)
 		if failed.refused {
 			last.Refusals, last.RefusedAt = last.Refusals+1, now().Unix()
 		}
+		last.Seal = snow.loginSeal(last)
 		if err = writeCache(ctx, snow.withLogin(found.value, last)); err == nil {
 			return
 		}
@@ -737,7 +745,7 @@ func failure(snow servicenow, got answer, said tokenAnswer, err error) *loginErr
 	return &loginError{
 		outcome: snow.InstanceURL + tokenEndpoint + " " + v.cameBack + got.details(said, snow),
 		advice:  v.advice,
-		mayHelp: v.mayHelp,
+		mayHelp: v.mayHelp && !got.late,
 		pause:   retryAfter(got.retryAfter, now()),
 		refused: v.advice == refusalAdvice,
 	}
@@ -760,6 +768,7 @@ type answer struct {
 	redirect   string // the host that the Location header of a redirect names
 	retryAfter string // the Retry-After header
 	body       []byte // cut just past longestAnswer
+	late       bool   // the body did not end in time
 }
 
 // post sends form to endpoint. Its error means that no whole answer came; of
@@ -789,6 +798,7 @@ func post(ctx context.Context, endpoint string, form url.Values) (answer, error)
 	if err != nil && got.status == http.StatusOK {
 		return answer{}, err
 	}
+	got.late = errors.Is(err, context.DeadlineExceeded)
 	return got, nil
 }
 
@@ -823,8 +833,8 @@ func (a answer) decode() (said tokenAnswer, lifetime int64, err error) {
 		seconds = "0"
 	}
 	parsed, _ := seconds.Float64() // out of range, it is infinite
-	if parsed <= 0 {
-		return said, 0, errors.New("an expires_in that is no positive number")
+	if parsed < 1 {
+		return said, 0, errors.New("no usable expires_in")
 	}
 	return said, int64(min(parsed, longestLifetime)), nil
 }
@@ -931,9 +941,10 @@ func (a answer) details(said tokenAnswer, snow servicenow) string {
 }
 
 // quote returns text shortened and quoted, but withholds it if it repeats a
-// secret, or may: what has escapes of a URL, a form, HTML or JSON may hide one.
+// secret, or may: what has escapes of a URL, a form, HTML or JSON may hide one, and a
+// word that is as long as a token may be one.
 func quote(text string, secrets []string) string {
-	withhold := strings.ContainsAny(text, `%+&\`)
+	withhold := strings.ContainsAny(text, `%+&\`) || regexp.MustCompile(`[\w/=~-]{40}`).MatchString(text)
 	for _, secret := range secrets {
 		secret = strings.TrimSpace(secret)
 		withhold = withhold || secret != "" && strings.Contains(strings.ToLower(text), strings.ToLower(secret))

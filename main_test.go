@@ -11,6 +11,7 @@ import (
 	mathrand "math/rand"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"reflect"
@@ -100,7 +101,7 @@ const (
 	lineLogin   = `http://127\.0\.0\.1:\d+ accepted the login of "svc user" and gave a token valid for (30m0s|29m5\ds)\.`
 	lineStored  = `Stored it in f/ServiceNow/snow_token_cache\.`
 	lineReused  = `Reused the token of "svc user" at http://127\.0\.0\.1:\d+: f/ServiceNow/snow_token_cache has it, valid for another \d.+\.`
-	lineWaits   = `Job ".+" is logging in: waiting for it\.`
+	lineWaits   = `(Job ".+"|Another job) is logging in: waiting for it\.`
 )
 
 // main, and who started it.
@@ -459,6 +460,12 @@ func TestRecordThatIsNotForTheseCredentialsIsReplaced(t *testing.T) {
 			return withField(t, lab.Record{Token: "planted", ExpiresAt: sealed.ExpiresAt, InstanceURL: sealed.InstanceURL,
 				Seal: sealed.Seal}, "to\u212aen", sealed.Token)
 		}},
+		{"whose expiry has a second name that other readers do not know", func(t *testing.T, w *lab.World) any {
+			sealed := w.Sealed("sealed", hour)
+			fields := withField(t, sealed, "EXPIRES_AT", sealed.ExpiresAt)
+			fields["expires_at"] = nil
+			return fields
+		}},
 		{"by the Python script", func(t *testing.T, w *lab.World) any {
 			return map[string]any{"token": "by-python", "expires_at": float64(time.Now().Unix()) + 1799.25}
 		}},
@@ -591,6 +598,13 @@ func TestCacheThatCannotBeUsed(t *testing.T) {
 			readOnly(t, w)
 			w.Workspace.OldUpdate = true
 			w.Plant(t, w.Sealed("old-token", 50*time.Second))
+		}, []string{"cannot be written", "reported success, but it is not there", rights}},
+		{"no right to write, an old failure there, on an old server", func(t *testing.T, w *lab.World) {
+			readOnly(t, w)
+			w.Workspace.OldUpdate = true
+			r := w.Sealed("old-token", -time.Minute)
+			r.Login = w.SealLogin(lab.Login{At: 1, Outcome: "they were answered 503"})
+			w.Plant(t, r)
 		}, []string{"cannot be written", "reported success, but it is not there", rights}},
 		{"no right to write, the Python script's record there, on an old server", func(t *testing.T, w *lab.World) {
 			readOnly(t, w)
@@ -807,6 +821,20 @@ func TestCacheIsReadBackWhereNoClaimShowedThatItCanBeWritten(t *testing.T) {
 	}
 }
 
+// net/http logs what comes beyond an answer's length.
+func TestCacheThatAnswersTooMuchIsNotPrinted(t *testing.T) {
+	t.Parallel()
+	w := lab.New(t)
+	w.Secrets = []string{"S3ntinel-body"}
+	record, err := json.Marshal(w.Sealed("good-token", time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Workspace.SetFault(wire.Raw(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%sS3ntinel-body",
+		len(record), record), true))
+	lab.CheckLines(t, w.Run(t, lab.FlowStep).Log, lineReused)
+}
+
 func TestCacheThatDoesNotAnswerIsGivenUp(t *testing.T) {
 	_, err := callWindmill(context.Background(), time.Millisecond, func() (any, error) { select {} })
 	if !errors.Is(err, context.DeadlineExceeded) {
@@ -939,7 +967,7 @@ func FuzzCachedRecord(f *testing.F) {
 		if found.record != (record{}) && !made[found.record] {
 			t.Errorf("believed the record of %s", encoded)
 		}
-		if found.mine && !logins[found.login] {
+		if found.own != (login{}) && !logins[found.own] {
 			t.Errorf("believed the login of %s", encoded)
 		}
 		found.login.underWay(time.Unix(1_800_000_000, 0))
@@ -947,8 +975,10 @@ func FuzzCachedRecord(f *testing.F) {
 		_ = whyNotReused(found)
 
 		// A claim leaves all else as it was.
-		claimed := snow.withLogin(value, login{By: "job"})
-		if !snow.understand(claimed).mine {
+		claim := login{By: "job"}
+		claim.Seal = snow.loginSeal(claim)
+		claimed := snow.withLogin(value, claim)
+		if snow.understand(claimed).own != claim {
 			t.Errorf("a claim in %s is not believed", encoded)
 		}
 		if fields, isObject := value.(map[string]any); isObject && !snow.repeatedIn(value) {
@@ -1354,6 +1384,68 @@ func TestClaimTakesItsTimeFromThatOfTheLogin(t *testing.T) {
 	if len(r.Logins) != 1 || r.Took > 5*time.Second {
 		t.Errorf("%d logins, given up after %s; want one, and the second that the claim left", len(r.Logins), r.Took)
 	}
+}
+
+// lost is a fault of the nth request: it is served, but its answer is lost.
+func lost(w *lab.World, nth int) wire.Fault {
+	return wire.Nth(nth, func(n int, rw http.ResponseWriter, r *http.Request) bool {
+		w.Workspace.ServeHTTP(httptest.NewRecorder(), r)
+		return wire.Reset(n, rw, r)
+	})
+}
+
+func TestClaimWhoseAnswerIsLostIsOneAllTheSame(t *testing.T) {
+	t.Parallel()
+	w := lab.New(t)
+	w.Workspace.SetFault(lost(w, 3))
+	if r := w.Run(t, lab.FlowStep); !r.OK() || len(r.Logins) != 1 {
+		t.Errorf("result = %s with %d logins; want \"OK\" and one\n%s", r.Result, len(r.Logins), r.Log)
+	}
+	w.CheckCached(t)
+}
+
+// A job that Windmill started again has the id of the one that was killed.
+func TestClaimOfAnEarlierRunWithTheSameIDIsNotItsOwn(t *testing.T) {
+	w := lab.New(t)
+	clock := fastClock(t)
+	w.Workspace.AddToken(w.Token, windmill.Rights{"f/ServiceNow": windmill.Read})
+	w.Workspace.OldUpdate = true
+	w.Plant(t, map[string]any{"token": "", "expires_at": 0, "login": w.SealLogin(lab.Login{By: "job-1", At: clock.Unix() - 60})})
+	r := w.RunInProcess(t, lab.FlowStep, "WM_JOB_ID=job-1")
+	if r.Result != "" || len(r.Logins) != 0 {
+		t.Errorf("result = %s with %d logins; want a failure and none\n%s", r.Result, len(r.Logins), r.Log)
+	}
+	lab.CheckWords(t, r.Log, "reported success, but it is not there")
+}
+
+func TestRefusalIsCountedOnceIfTheAnswerToStoringItIsLost(t *testing.T) {
+	t.Parallel()
+	w := lab.New(t)
+	w.Instance.SetAccount(w.Account, false)
+	w.Workspace.SetFault(lost(w, 7))
+	r := w.Run(t, lab.FlowStep)
+	lab.CheckWords(t, r.Log, "answered 401")
+	if cached, _ := w.Cached(t); cached.Login == nil || cached.Login.Refusals != 1 || strings.Contains(r.Log, "could not be told") {
+		t.Errorf("the login is %+v; want one refusal, and no word of trouble\n%s", cached.Login, r.Log)
+	}
+}
+
+// Windmill replaces "$var:…" on reading, so that what somebody planted may be a secret.
+func TestLoginThatSomebodyPlantedIsNotNamed(t *testing.T) {
+	w := lab.New(t)
+	clock := fastClock(t)
+	w.Secrets = []string{"S3ntinel-planted"}
+	w.Plant(t, map[string]any{"token": "", "expires_at": 0, "login": lab.Login{By: "S3ntinel-planted", At: clock.Unix(), Outcome: "S3ntinel-planted"}})
+	cleared := false
+	w.Workspace.SetFault(func(n int, _ http.ResponseWriter, _ *http.Request) bool {
+		if n == 2 && !cleared { // so that the check of what is cached finds none
+			cleared = true
+			w.Plant(t, map[string]any{"token": "", "expires_at": 0})
+		}
+		return false
+	})
+	r := w.RunInProcess(t, lab.FlowStep)
+	lab.CheckLines(t, r.Log, lineNothing, "Another job is logging in: waiting for it.", lineLogin, lineStored)
 }
 
 // What a failed login leaves: read, and a read and a write by the client.
@@ -1765,6 +1857,7 @@ func TestAnswerToALogin(t *testing.T) {
 
 		{"with a lifetime of nothing", `{` + token + `,"expires_in":0}`, ""},
 		{"with a lifetime below nothing", `{` + token + `,"expires_in":-1}`, ""},
+		{"with a lifetime of less than a second", `{` + token + `,"expires_in":0.9}`, ""},
 		{"with a lifetime of words", `{` + token + `,"expires_in":"soon"}`, ""},
 		{"with an empty lifetime", `{` + token + `,"expires_in":""}`, ""},
 		{"with a quoted null for a lifetime", `{` + token + `,"expires_in":"null"}`, ""},
@@ -1828,6 +1921,8 @@ func TestQuoteWithholdsWhatRepeatsASecret(t *testing.T) {
 		{"the secret of JSON", `\u0068unter2`, withheld},
 		{"a part of the secret", "hunter2", `"hunter2"`},
 		{"quotes and line breaks", "a\n\"b\"", `"a  b "`},
+		{"a word as long as a token", "the token " + strings.Repeat("aZ09-_/=", 5), withheld},
+		{"a shorter word", strings.Repeat("a", 39), `"` + strings.Repeat("a", 39) + `"`},
 		{"many letters", strings.Repeat("ä", 200), `"` + strings.Repeat("ä", 60) + `"`},
 		{"broken letters", strings.Repeat("\xff", 200), `"` + strings.Repeat("\uFFFD", 60) + `"`},
 	} {
@@ -1883,7 +1978,9 @@ var hostileAnswers = []hostile{
 	{"a refused login with HTML", wire.Reply(401, "text/html", "<html>S3ntinel-body</html>"), 1, []string{"answered 401"}},
 	{"a refused login with another object", wire.Reply(401, "application/json", `{"error":{"message":"User Not Authenticated","detail":"Required to provide Auth information"},"status":"failure"}`), 1,
 		[]string{`message "User Not Authenticated", detail "Required to provide Auth information"`}},
-	{"a refused login with a long text", wire.Reply(401, "application/json", `{"error":"server_error","error_description":"`+strings.Repeat("x", 5000)+`"}`), 1, []string{`xxx"`}},
+	{"a refused login with a long text", wire.Reply(401, "application/json", `{"error":"server_error","error_description":"`+strings.Repeat("xxx ", 1250)+`"}`), 1, []string{`xxx xxx "`}},
+	{"a refused login with words as long as a token", wire.Reply(401, "application/json", `{"error":"`+strings.Repeat("x", 40)+`","error_description":"of S3ntinel-body.`+strings.Repeat("x", 40)+`"}`), 1,
+		[]string{"error (withheld", "error_description (withheld"}},
 	{"a blocked address", wire.Reply(403, "text/html", "<html>S3ntinel-body</html>"), 1, []string{"answered 403", "IP address"}},
 	{"no such page", wire.Reply(404, "text/html", "<html>S3ntinel-body</html>"), 1, []string{"answered 404", "instance_url"}},
 	{"a proxy that wants a login", wire.Reply(407, "", ""), 1, []string{"answered 407", "proxy"}},
@@ -2105,7 +2202,7 @@ func FuzzTokenAnswer(f *testing.F) {
 	}
 	snow := servicenow{InstanceURL: "https://dev12345.service-now.com", ClientID: "id", ClientSecret: "Kx9sentinel", Username: "user", Password: "Zq7sentinel"}
 	f.Fuzz(func(t *testing.T, status int, body, retryAfter, location string) {
-		a := answer{status, location, retryAfter, []byte(body)}
+		a := answer{status: status, redirect: location, retryAfter: retryAfter, body: []byte(body)}
 		said, lifetime, err := a.decode()
 		token := said.AccessToken
 		if err == nil {
