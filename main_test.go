@@ -1812,6 +1812,23 @@ func TestAskingAgainEndsWithTheTimeForIt(t *testing.T) {
 	}
 }
 
+func TestAskingAgainIsNoHelpWhereTheAnswerDidNotEndInTime(t *testing.T) {
+	address := lab.Serve(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		rw.WriteHeader(http.StatusServiceUnavailable)
+		wire.Hang("<html>")(1, rw, r)
+	}))
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	got, err := post(ctx, address, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = got.decode()
+	if failed := failure(servicenow{}, got, tokenAnswer{}, err); failed.mayHelp || !strings.Contains(failed.Error(), "answered 503") {
+		t.Errorf("failure = %+v; want a 503 that is not asked again", failed)
+	}
+}
+
 func TestRetryAfter(t *testing.T) {
 	clock := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for _, test := range []struct {

@@ -25,6 +25,10 @@ func TestNothingHangs(t *testing.T) {
 		{"half a body, then silence", wire.Hang(`{"access_token":`), 1, late},
 		{"a body by drips", wire.Drip(strings.Repeat(" ", 1000)), 1, late},
 		{"informational answers, then silence", wire.Raw(strings.Repeat(informational, 4), true), 1, late},
+		{"a 503 whose body hangs", func(n int, w http.ResponseWriter, r *http.Request) bool {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return wire.Hang("<html>")(n, w, r)
+		}, 1, []string{"answered 503"}},
 		{"a refused login by drips", func(n int, w http.ResponseWriter, r *http.Request) bool {
 			w.WriteHeader(http.StatusUnauthorized)
 			return wire.Drip(strings.Repeat(" ", 1000))(n, w, r)
