@@ -12,6 +12,10 @@ export GOFLAGS := -buildvcs=false
 
 ifneq ($(filter run test check fuzz mutants bench,$(MAKECMDGOALS)),)
 
+ifeq ($(shell command -v go),)
+$(error This needs Go 1.22 or newer: https://go.dev/dl)
+endif
+
 # Where Go's own folders cannot be written, they are in .build. A $(shell) does not see what is exported.
 ifneq ($(shell for folder in "$$(go env GOCACHE)" "$$(go env GOMODCACHE)"; do \
 	case "$$folder" in (/*) mkdir -p "$$folder" 2>&1 && test -w "$$folder" || echo no ;; (*) echo no ;; esac; done),)
@@ -43,7 +47,7 @@ endif
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
-export SNOW
+override export SNOW := $(value SNOW)
 run: ## run the job in each way on a local Windmill and ServiceNow (SNOW=instance.json: once, on a real instance)
 	@echo "Building the local Windmill and ServiceNow (the first time takes half a minute) …"
 	@if [ -w . ]; then go build -o .build/run ./local && exec .build/run; else exec go run ./local; fi # which does not pass SIGTERM on
@@ -78,7 +82,9 @@ bench: ## what the script adds to a job, as a table; the raw results stay in .bu
 	@go test -run '^$$' -bench Check . >> .build/bench.txt || { cat .build/bench.txt; exit 1; }
 	@go run ./local/bench < .build/bench.txt
 
-# FOLDER, RESOURCE, FORCE and WMILL_… reach push.sh through the environment, whatever characters they have.
+# What push.sh needs reaches it through the environment, whatever characters it has.
+override export FOLDER   := $(value FOLDER)
+override export RESOURCE := $(value RESOURCE)
 workspace: ## tell the wmill CLI which Windmill workspace, and a token for it
 	@windmill/push.sh workspace
 

@@ -12,15 +12,19 @@
 # deletes what it does not find here, nor `wmill generate-metadata`, which takes
 # the resource picker away, has a place here.
 set -euo pipefail
+umask 077 # the CLI keeps a token in a file
 cd "$(dirname "$0")"
 what=${1:-}
 [ $# -eq 0 ] || shift
 flags=("$@")
 limit=${PUSH_WAIT:-180} # seconds that a job of Windmill's is waited for
+call_limit=60           # seconds that one command of the CLI takes at most
 folder=${FOLDER:-ServiceNow}
 script=f/$folder/get_token
 
-plain() { sed $'s/\e\\[[0-9;]*m//g'; } # without colours, because the CLI ignores NO_COLOR
+# plain takes out the colours, because the CLI ignores NO_COLOR, and its advice to run
+# what would delete the resource picker.
+plain() { sed -e $'s/\e\\[[0-9;]*m//g' -e '/generate-metadata/d' -e '/wmill-lock.yaml created/d'; }
 
 fail() {
   printf '%s\n' "$@" | plain >&2
@@ -31,30 +35,34 @@ case $folder in
   *[!A-Za-z0-9_]*)
     fail "FOLDER may have letters, digits and _ only: it is the name of a folder in Windmill, such as ServiceNowDev." ;;
 esac
-command -v npm >/dev/null && command -v node >/dev/null ||
+node=0
+if command -v npm >/dev/null && command -v node >/dev/null; then node=$(node -p 'parseInt(process.versions.node)'); fi
+[ "$node" -ge 18 ] ||
   fail "The wmill CLI needs Node.js 18 or newer, with npm:" \
     "https://nodejs.org, or your system's packages nodejs and npm."
+[ "$node" -gt 18 ] || export NODE_OPTIONS=--experimental-global-webcrypto # which the CLI takes for granted
 
 # The CLI of the lock file, whatever else is installed. Its install scripts are not needed.
 installed=cli/node_modules/.installed
 if ! cmp -s cli/package-lock.json $installed; then
-  npm ci --prefix cli --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel error >/dev/null
+  echo "Installing the wmill CLI in windmill/cli (once) …"
+  npm ci --prefix cli --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel error \
+    --fetch-retries 1 >/dev/null || fail "The wmill CLI could not be installed: does this machine reach the npm registry?"
   cp cli/package-lock.json $installed
 fi
 cli=$PWD/cli/node_modules/windmill-cli/esm/main.js
 helper=$PWD/cli/push.mjs
 
 # Lay everything out as the CLI wants it, in copies that name this folder.
-layout=../.build/workspace
-rm -rf $layout
-mkdir -p $layout
+layout=$(mktemp -d)
+trap 'rm -rf "$layout"' EXIT
 copy() { sed -E "s#f/ServiceNow([^A-Za-z0-9]|\$)#f/$folder\1#g" "$1" >"$layout/$2"; }
 find f -type d | while read -r name; do mkdir -p "$layout/${name/#f\/ServiceNow/f/$folder}"; done
 find f -type f | while read -r name; do copy "$name" "${name/#f\/ServiceNow/f/$folder}"; done
 copy servicenow.resource-type.yaml servicenow.resource-type.yaml
 copy ../main.go "$script.go"
 copy ../script.yaml "$script.script.yaml"
-cd $layout
+cd "$layout"
 printf 'defaultTs: bun\nsyncBehavior: v1\n' >wmill.yaml # without the latter the CLI drops "on behalf of"
 
 # A token on a command line is there for every user of the machine to see, so the
@@ -62,6 +70,10 @@ printf 'defaultTs: bun\nsyncBehavior: v1\n' >wmill.yaml # without the latter the
 if [ -n "${WMILL_BASE_URL:-}${WMILL_WORKSPACE:-}${WMILL_TOKEN:-}" ]; then
   [ -n "${WMILL_BASE_URL:-}" ] && [ -n "${WMILL_WORKSPACE:-}" ] && [ -n "${WMILL_TOKEN:-}" ] ||
     fail "WMILL_BASE_URL, WMILL_WORKSPACE and WMILL_TOKEN go together: set all three, or none."
+  case $WMILL_BASE_URL in
+    http://?* | https://?*) ;;
+    *) fail "WMILL_BASE_URL must be your Windmill's address, such as https://app.windmill.dev." ;;
+  esac
   export BASE_INTERNAL_URL=${WMILL_BASE_URL%/}/ WM_WORKSPACE=$WMILL_WORKSPACE WM_TOKEN=$WMILL_TOKEN
   export WMILL_CONFIG_DIR=$PWD/no-config
 fi
@@ -69,19 +81,21 @@ fi
 # wmill runs the CLI. What it printed is in $output, what it complained of in $said.
 wmill() {
   local status=0
-  output=$(node "$cli" "$@" ${flags[@]+"${flags[@]}"} </dev/null 2>said) || status=$?
+  output=$(node "$helper" run "$call_limit" "$cli" "$@" ${flags[@]+"${flags[@]}"} </dev/null 2>said) || status=$?
   said=$(<said)
   return $status
 }
 
 # log_in sees that there is a workspace and a token for it, before anything else.
 log_in() {
+  echo "Logging in to Windmill …"
   if wmill workspace whoami; then return; fi
   case $said in
     *"No workspace given"*)
       fail "No workspace: run \`make workspace\` once," \
         "or set WMILL_BASE_URL, WMILL_WORKSPACE and WMILL_TOKEN in the environment." ;;
-    *) fail "Cannot log in to Windmill." "$said" ;;
+    *) fail "Cannot log in to Windmill${WMILL_BASE_URL:+ at $WMILL_BASE_URL}: it did not accept the token," \
+      "or what is there did not answer as Windmill does. The CLI says:" "$said" ;;
   esac
 }
 
@@ -179,8 +193,8 @@ case $what in
   try)
     log_in
     have script "$script" || fail "script $script: not there. Run \`make push\` first."
-    node "$helper" try "$limit" "${RESOURCE:-f/${folder}_login/servicenow}" \
-      "$cli" script run "$script" -d @- ${flags[@]+"${flags[@]}"} 2>&1 | plain
+    node "$helper" arguments "${RESOURCE:-f/${folder}_login/servicenow}" |
+      node "$helper" run "$limit" "$cli" script run "$script" -d @- ${flags[@]+"${flags[@]}"} 2>&1 | plain
     ;;
   workspace) node "$cli" workspace add ${flags[@]+"${flags[@]}"} ;;
   lint)

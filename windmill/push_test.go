@@ -46,6 +46,7 @@ type registry struct {
 	pushed   []push
 	ran      []push
 	versions int  // of scripts
+	stale    bool // every push of what exists is refused
 	broken   bool // every read but that of the user fails
 	member   bool // the pusher is no admin
 	// How the dependency job of the next version ends: it is pending for so many reads
@@ -139,7 +140,7 @@ func (reg *registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		read := creates[endpoint] + name
 		former, exists := reg.kept[read].(object)
-		if exists && (endpoint != "scripts/create" || body["parent_hash"] != former["hash"] && former["archived"] != true) {
+		if exists && (reg.stale || endpoint != "scripts/create" || body["parent_hash"] != former["hash"] && former["archived"] != true) {
 			answer(http.StatusBadRequest, "Bad request: "+name+" is already there")
 			return
 		}
@@ -358,7 +359,8 @@ func TestPushIntoAnEmptyWorkspace(t *testing.T) {
 	dir, reg := checkout(t), newRegistry(t)
 	reg.pending = 1
 
-	checkText(t, `resource-type servicenow: created
+	checkText(t, `Logging in to Windmill …
+resource-type servicenow: created
 folder ServiceNow: created
 folder ServiceNow_login: created
 script f/ServiceNow/get_token: pushed; waiting for Windmill to lock its dependencies
@@ -409,7 +411,7 @@ script f/ServiceNow/get_token: deployed
 			script["path"], script["language"], script["kind"], script["timeout"], script["description"])
 	}
 
-	checkText(t, "schedule f/ServiceNow/warm_token: created\nflow f/ServiceNow/open_incidents: created\n",
+	checkText(t, "Logging in to Windmill …\nschedule f/ServiceNow/warm_token: created\nflow f/ServiceNow/open_incidents: created\n",
 		reg.mustMake(t, dir, "push-examples"))
 	got = reg.take()
 	if diff := cmp.Diff([]string{"POST schedules/create", "POST flows/create"}, endpoints(got)); diff != "" {
@@ -434,10 +436,12 @@ script f/ServiceNow/get_token: deployed
 	}
 
 	// Again: nothing changes, and nothing of an admin's is overwritten.
-	checkText(t, `resource-type servicenow: already there, left as it is
+	checkText(t, `Logging in to Windmill …
+resource-type servicenow: already there, left as it is
 folder ServiceNow: already there, left as it is
 folder ServiceNow_login: already there, left as it is
 script f/ServiceNow/get_token: up to date
+Logging in to Windmill …
 schedule f/ServiceNow/warm_token: already there, left as it is
 flow f/ServiceNow/open_incidents: already there, left as it is
 `, reg.mustMake(t, dir, "push", "push-examples"))
@@ -485,7 +489,7 @@ func TestPushTakesAResourceTypeThatHasTheFields(t *testing.T) {
 			}
 			output := reg.mustMake(t, dir, "push")
 			types, _, _ := strings.Cut(output, "folder")
-			checkText(t, test.output, types)
+			checkText(t, "Logging in to Windmill …\n"+test.output, types)
 			pushed := reg.take()
 			created := ""
 			if pushed[0].Endpoint == "POST resources/type/create" {
@@ -564,6 +568,17 @@ func TestPushKeepsWhatAnAdminSet(t *testing.T) {
 	reg.mustMake(t, dir, "push")
 	if got := reg.take(); len(got) != 0 {
 		t.Errorf("make push again sent %v; want nothing", endpoints(got))
+	}
+
+	// Windmill leaves out what is not set; the file's timeout does not come back.
+	reg.change(func() {
+		script := reg.kept[scriptGet].(object)
+		delete(script, "timeout")
+		script["description"] = "old"
+	})
+	reg.mustMake(t, dir, "push")
+	if got := reg.takeScript(t)["timeout"]; got != nil {
+		t.Errorf("timeout %v; want none, as an admin set it", got)
 	}
 
 	// The same code with another description needs no dependency job.
@@ -710,8 +725,7 @@ func TestTryRunsTheDeployedScript(t *testing.T) {
 	for _, resource := range []string{"f/ServiceNow_login/servicenow", `f/x/a'b"c $(id) \`, ""} {
 		args := []string{"try"}
 		if resource != "" {
-			// make itself reads $$ as $.
-			args = append(args, "RESOURCE="+strings.ReplaceAll(resource, "$", "$$"))
+			args = append(args, "RESOURCE="+resource)
 		}
 		output := reg.mustMake(t, dir, args...)
 		if resource == "" {
@@ -744,6 +758,41 @@ func TestPushLeavesAWorkspaceThatCannotAnswerAlone(t *testing.T) {
 			t.Errorf("make %s sent %v; want nothing", target, endpoints(got))
 		}
 	}
+}
+
+func TestPushThatIsRefusedDoesNotAdviseWhatDeletesThePicker(t *testing.T) {
+	t.Parallel()
+	dir, reg := checkout(t), newRegistry(t)
+	reg.havePushed(t, dir)
+	reg.change(func() { // so that what is sent has no right parent
+		script := maps.Clone(reg.kept[scriptGet].(object))
+		script["content"] = "package inner\n"
+		reg.kept[scriptGet] = script
+		reg.stale = true
+	})
+	output, err := runMake(t, dir, reg.env(), "push")
+	if err == nil || !strings.Contains(output, "script f/ServiceNow/get_token: not pushed") ||
+		!strings.Contains(output, "is already there") || strings.Contains(output, "generate-metadata") {
+		t.Errorf("make push = %v; want what Windmill said, and no advice\n%s", err, output)
+	}
+}
+
+func TestPushesAtOnce(t *testing.T) {
+	t.Parallel()
+	dir := checkout(t)
+	var group sync.WaitGroup
+	for _, folder := range []string{"A", "B"} {
+		reg := newRegistry(t)
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			output, err := runMake(t, dir, reg.env(), "push", "FOLDER="+folder)
+			if pushed := reg.take(); err != nil || len(pushed) != 4 || pushed[3].Body["path"] != "f/"+folder+"/get_token" {
+				t.Errorf("make push FOLDER=%s = %v, sent %v\n%s", folder, err, endpoints(pushed), output)
+			}
+		}()
+	}
+	group.Wait()
 }
 
 func TestPushFindsTheWorkspace(t *testing.T) {
@@ -816,12 +865,16 @@ func TestPushFindsTheWorkspace(t *testing.T) {
 		if err == nil || !strings.Contains(output, "go together") {
 			t.Errorf("make push without the token = %v; want an error\n%s", err, output)
 		}
+		output, err = runMake(t, dir, append(reg.env(), "WMILL_BASE_URL=windmill"), "push")
+		if err == nil || !strings.Contains(output, "WMILL_BASE_URL must be your Windmill's address") {
+			t.Errorf("make push to what is no address = %v; want an error\n%s", err, output)
+		}
 	})
 	t.Run("and refuses a wrong token", func(t *testing.T) {
 		t.Parallel()
 		dir, reg := checkout(t), newRegistry(t)
 		output, err := runMake(t, dir, append(reg.env(), "WMILL_TOKEN=S3cret-wrong"), "push")
-		if err == nil || !strings.Contains(output, "Could not authenticate") {
+		if err == nil || !strings.Contains(output, "Cannot log in to Windmill at "+reg.url) || !strings.Contains(output, "Could not authenticate") {
 			t.Errorf("make push = %v; want an error that says so\n%s", err, output)
 		}
 	})

@@ -6,7 +6,7 @@ import { parse, stringify } from 'yaml';
 
 // What an admin sets on a script in Windmill; a push resets what its file leaves out.
 const settings = [
-  'kind', 'tag', 'envs', 'labels', 'priority', 'timeout', 'cache_ttl', 'cache_ignore_s3_path',
+  'tag', 'envs', 'labels', 'priority', 'timeout', 'cache_ttl', 'cache_ignore_s3_path',
   'dedicated_worker', 'has_preprocessor', 'restart_unless_cancelled', 'visible_to_runner_only',
   'ws_error_handler_muted', 'delete_after_secs', 'concurrent_limit', 'concurrency_time_window_s',
   'concurrency_key', 'debounce_key', 'debounce_delay_s', 'debounce_args_to_accumulate',
@@ -25,7 +25,9 @@ const commands = {
   // where there is no such type. A type may be the workspace's, the Hub's or both.
   lacks(name) {
     const fields = parse(readFileSync('servicenow.resource-type.yaml', 'utf8')).schema.required;
-    const types = JSON.parse(read()).filter((type) => type.name === name);
+    const listed = JSON.parse(read());
+    if (!Array.isArray(listed)) fail('resource-type list: the answer is no list. Is this a Windmill?');
+    const types = listed.filter((type) => type.name === name);
     const lacking = fields.filter((field) => types.some((type) => !type.schema?.properties?.[field]));
     console.log(types.length === 0 ? 'all' : lacking.join(', ') || 'none');
   },
@@ -43,7 +45,10 @@ const commands = {
     const next = parse(readFileSync(file, 'utf8'));
     next.schema.properties.snow.format = `resource-${type}`;
     if (current.path && !other) {
-      for (const name of settings.filter((name) => name in current)) next[name] = current[name];
+      for (const name of settings) {
+        if (name in current) next[name] = current[name];
+        else delete next[name]; // Windmill leaves out what is not set
+      }
       if (current.cache_ttl) {
         console.log(`script ${script}: its cache_ttl is kept, but take it off: ` +
           'for so long Windmill answers a cached "OK" and does not run the script');
@@ -65,14 +70,16 @@ const commands = {
     console.log(readScript().on_behalf_of_email ?? '');
   },
 
-  // try runs a command of the CLI with a job's arguments as its input.
-  try(seconds, resource, ...command) {
-    const { status, error } = spawnSync(process.execPath, command, {
-      input: JSON.stringify({ snow: `$res:${resource}` }),
-      stdio: ['pipe', 'inherit', 'inherit'],
-      timeout: seconds * 1000,
-    });
-    if (error) fail(`No end after ${seconds} seconds: ${error.code}. Look at Runs and Workers in Windmill.`);
+  // arguments prints those of a job.
+  arguments(resource) {
+    console.log(JSON.stringify({ snow: `$res:${resource}` }));
+  },
+
+  // run runs a command of the CLI, and ends it after so many seconds.
+  run(seconds, ...command) {
+    const { status, error } = spawnSync(process.execPath, command, { stdio: 'inherit', timeout: seconds * 1000 });
+    if (error?.code === 'ETIMEDOUT') fail(`No end after ${seconds} seconds. Look whether Windmill is up, and at Runs and Workers.`);
+    if (error) fail(error.message);
     process.exit(status ?? 1);
   },
 };
