@@ -180,9 +180,6 @@ func getToken(snow servicenow) (string, error) {
 	}
 
 	started := startedBy()
-	if started != byJob {
-		fmt.Printf("Run on its own, by %s: asking ServiceNow, whatever is cached.\n", started)
-	}
 	token, askUntil, err := awaitTurn(snow, started)
 	var noCache cacheError
 	unclaimed := errors.As(err, &noCache)
@@ -193,6 +190,8 @@ func getToken(snow servicenow) (string, error) {
 		fmt.Printf("%v\nAsking ServiceNow all the same, to verify the credentials.\n", err)
 	case err != nil || token != "":
 		return token, err
+	case started != byJob:
+		fmt.Printf("Run on its own, by %s: asking ServiceNow, whatever is cached.\n", started)
 	}
 
 	fresh, failed := askServiceNow(snow, askUntil)
@@ -597,19 +596,18 @@ func whyNotReused(found cache) string {
 
 // heldBack is the error of a run that does not ask before until.
 func heldBack(last login, started origin, until time.Time) error {
-	refused := time.Unix(last.RefusedAt, 0).UTC()
-	who, next := "flow or schedule", "before "+until.UTC().Format(time.RFC3339)
-	if started == byHand {
-		who = "run by hand"
-	}
+	refused, next := time.Unix(last.RefusedAt, 0).UTC(), "before "+until.UTC().Format(time.RFC3339)
 	if until.Sub(refused) == untilMended {
 		next = "again"
 	}
+	who, otherwise := "flow or schedule", "or, if the fault was on ServiceNow's side and is mended, run this script by hand"
+	if started == byHand {
+		who, otherwise = "run by hand", "or run this script again after that"
+	}
 	return fmt.Errorf("ServiceNow was not asked, so that it does not lock the user. "+
 		"Refusals of these credentials in a row: %d, the last at %s: %s.\n"+
-		"No %s asks %s, unless the credentials in the resource change. Mend them there or, "+
-		"if the fault was on ServiceNow's side and is mended, run this script by hand",
-		last.Refusals, refused.Format(time.RFC3339), last.Outcome, who, next)
+		"No %s asks %s, unless the credentials in the resource change. Mend them there, %s",
+		last.Refusals, refused.Format(time.RFC3339), last.Outcome, who, next, otherwise)
 }
 
 // claim writes this run into the record as the one that logs in. The login is ours

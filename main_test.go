@@ -1558,10 +1558,14 @@ func TestRefusalHoldsOthersBack(t *testing.T) {
 			if test.held {
 				lab.CheckCalls(t, ran, 0, lab.ReadFound)
 				lab.CheckWords(t, ran.Log, "ServiceNow was not asked", fmt.Sprintf("in a row: %d", test.refusals), "they were answered 401",
-					time.Unix(r.Login.RefusedAt, 0).UTC().Format(time.RFC3339), "credentials in the resource change", "run this script by hand")
+					time.Unix(r.Login.RefusedAt, 0).UTC().Format(time.RFC3339), "credentials in the resource change")
 				byHand := slices.Equal(test.origin, lab.ByHand)
 				forEver := test.refusals == 3 && !byHand
-				who := map[bool]string{true: "No run by hand", false: "No flow or schedule"}[byHand]
+				who, advice := "No flow or schedule", "run this script by hand"
+				if byHand {
+					who, advice = "No run by hand", "run this script again after that"
+				}
+				lab.CheckWords(t, ran.Log, advice)
 				if strings.Contains(ran.Log, who+" asks again, unless") != forEver || strings.Contains(ran.Log, who+" asks before 20") == forEver {
 					t.Errorf("until when nobody asks is not told right; for ever: %t\n%s", forEver, ran.Log)
 				}

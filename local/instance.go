@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"slices"
 	"sort"
@@ -51,9 +50,21 @@ func runInstance(ctx context.Context, out printer, dir, snowFile string) error {
 	}
 	out.result(done, !done.Failed)
 	if done.Failed {
-		return fmt.Errorf("the run against %s: see its log above", host(snow["instance_url"]))
+		return errors.New(lastWords(done.Log))
+	}
+	if real == nil {
+		out.field("  stored", "on the throw-away Windmill, which has ended: nowhere else")
 	}
 	return nil
+}
+
+// lastWords returns the last line of a log that is no item of a list.
+func lastWords(log string) string {
+	lines := strings.Split(strings.TrimSpace(log), "\n")
+	for len(lines) > 1 && strings.HasPrefix(lines[len(lines)-1], "- ") {
+		lines = lines[:len(lines)-1]
+	}
+	return strings.TrimSuffix(lines[len(lines)-1], " Check:")
 }
 
 // readInstance reads the script's argument from a file that only its owner may
@@ -68,6 +79,9 @@ func readInstance(name string) (map[string]string, error) {
 	info, err := file.Stat()
 	if err != nil {
 		return nil, err
+	}
+	if info.IsDir() {
+		return nil, fmt.Errorf("%q is a folder: name a file in it", name)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("%q holds secrets and others may read it: chmod 600 it", name)
@@ -132,14 +146,4 @@ func network() (env []string) {
 		}
 	}
 	return env
-}
-
-// host returns the host of an address, and nothing of what else somebody may have
-// put there.
-func host(address string) string {
-	parts, err := url.Parse(strings.TrimSpace(address))
-	if err != nil || parts.Host == "" {
-		return "the instance"
-	}
-	return parts.Host
 }

@@ -30,15 +30,17 @@ func main() {
 	// With SIGPIPE, which comes where what reads the output has ended.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	err := run(ctx, newPrinter(os.Stdout), os.Getenv("SNOW"))
-	outcome := "Failed:"
-	if ctx.Err() != nil {
-		outcome = "Stopped:"
-	}
+	stopped := ctx.Err() != nil
 	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, outcome, err)
-		os.Exit(1)
+	switch {
+	case err == nil:
+		return
+	case stopped:
+		fmt.Fprintln(os.Stderr, "Stopped.")
+	default:
+		fmt.Fprintln(os.Stderr, "Failed:", err)
 	}
+	os.Exit(1)
 }
 
 // run runs the demonstration or, if snowFile is not empty, the job against the

@@ -158,7 +158,7 @@ func TestARealInstance(t *testing.T) {
 	output, err := runLocal(t, context.Background(), write(t, fields))
 	want := regexp.MustCompile(`^Windmill +a throw-away Windmill on this machine: the token is stored nowhere else\n` +
 		`Building .*\nJob .*\n\nreal instance .*\n  log +Run on its own, by hand .*\n(?: {16}\S.*\n)+` +
-		`  result +"OK" in \d+ ms\n$`)
+		`  result +"OK" in \d+ ms\n  stored +on the throw-away Windmill, which has ended: nowhere else\n$`)
 	if err != nil || !want.MatchString(output) {
 		t.Errorf("run = %v; want %s; got\n%s", err, want, output)
 	}
@@ -176,13 +176,13 @@ func TestARealInstanceThatFails(t *testing.T) {
 		logins      int
 	}{
 		{"a wrong password", "password", "S3cret-wrong", "answered 401",
-			`^the run against 127\.0\.0\.1:\d+: see its log above$`, 1},
-		{"an empty field", "username", "", "has nothing in username", `^the run against 127\.0\.0\.1:\d+: see`, 0},
-		{"a missing field", "client_id", nil, "has nothing in client_id", `^the run against 127\.0\.0\.1:\d+: see`, 0},
+			`^http://127\.0\.0\.1:\d+/oauth_token\.do answered 401 \(.+\)\. ServiceNow does not say why it refused the login\.$`, 1},
+		{"an empty field", "username", "", "has nothing in username", `^the servicenow resource has nothing in username: `, 0},
+		{"a missing field", "client_id", nil, "has nothing in client_id", `has nothing in client_id: `, 0},
 		{"a secret for an address", "instance_url", "S3cret!", "not an instance's address",
-			`^the run against the instance: see`, 0},
+			`^instance_url is not an instance's address: `, 0},
 		{"a secret in the address", "instance_url", "https://S3cret:S3cret@snow.invalid/S3cret?S3cret",
-			"not an instance's address", `^the run against snow\.invalid: see`, 0},
+			"not an instance's address", `^instance_url is not an instance's address: `, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			instance, fields := newInstance(t)
@@ -203,6 +203,12 @@ func TestARealInstanceThatFails(t *testing.T) {
 			}
 			checkSecrets(t, output, err)
 		})
+	}
+}
+
+func TestAFolderIsNoFile(t *testing.T) {
+	if _, err := readInstance(t.TempDir()); err == nil || !strings.Contains(err.Error(), "is a folder") {
+		t.Errorf("readInstance = %v; want an error that says so", err)
 	}
 }
 
