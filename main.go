@@ -275,15 +275,12 @@ func instanceAddress(instanceURL string) (address string, ok bool) {
 		address = "https://" + address
 	}
 	// Plain ASCII: other letters may turn into another host's, as the Kelvin sign into k.
-	parts := regexp.MustCompile(`^([A-Za-z]+)://([\w-][\w.-]*|\[[0-9A-Fa-f:.]+\])(:\d+)?(/[\w.~!$&'()*+,;=:%/-]*)?$`).
-		FindStringSubmatch(address)
+	parts := regexp.MustCompile(`^([A-Za-z]+)://([\w-][\w.-]*|\[[\d:A-Fa-f.]+\])(:\d+)?` +
+		`(/(?:[\w.~!$&'()*+,;=:/-]|%[\dA-Fa-f][\dA-Fa-f])*)?$`).FindStringSubmatch(address)
 	if parts == nil {
 		return "", false
 	}
 	scheme, host, port, prefix := strings.ToLower(parts[1]), strings.ToLower(parts[2]), parts[3], parts[4]
-	if _, err := url.PathUnescape(prefix); err != nil {
-		return "", false
-	}
 	ip := net.ParseIP(strings.Trim(host, "[]"))
 	switch {
 	case strings.HasPrefix(host, "[") && ip == nil:
@@ -600,7 +597,8 @@ func heldBack(last login, started origin, until time.Time) error {
 	if until.Sub(refused) == untilMended {
 		next = "again"
 	}
-	who, otherwise := "flow or schedule", "or, if the fault was on ServiceNow's side and is mended, run this script by hand"
+	who := "flow or schedule"
+	otherwise := "or, if the fault was on ServiceNow's side and is mended, run this script by hand"
 	if started == byHand {
 		who, otherwise = "run by hand", "or run this script again after that"
 	}
@@ -669,7 +667,7 @@ func storeFailure(snow servicenow, failed *loginError) {
 			return // only the answer to the first write was lost
 		}
 		last = found.own
-		last.By, last.Outcome = "", firstWords(failed)
+		last.By, last.Outcome = "", fmt.Sprintf("%.200s", failed.outcome)
 		if failed.refused {
 			last.Refusals, last.RefusedAt = last.Refusals+1, now().Unix()
 		}
@@ -739,18 +737,12 @@ func logIn(ctx context.Context, snow servicenow) (record, *loginError) {
 
 // failure makes an error of an answer that brought no token, or of no answer.
 func failure(snow servicenow, got answer, said tokenAnswer, err error) *loginError {
-	v := judge(got.status, err)
-	return &loginError{
-		outcome: snow.InstanceURL + tokenEndpoint + " " + v.cameBack + got.details(said, snow),
-		advice:  v.advice,
-		mayHelp: v.mayHelp && !got.late,
-		pause:   retryAfter(got.retryAfter, now()),
-		refused: v.advice == refusalAdvice,
-	}
+	failed := judge(got.status, err)
+	failed.outcome = snow.InstanceURL + tokenEndpoint + " " + failed.outcome + got.details(said, snow)
+	failed.mayHelp = failed.mayHelp && !got.late
+	failed.pause = retryAfter(got.retryAfter, now())
+	return &failed
 }
-
-// firstWords is what other runs are told of a failure.
-func firstWords(failed *loginError) string { return fmt.Sprintf("%.200s", failed.outcome) }
 
 // transport sends each request once, which HTTP/2 would not promise, and is used
 // without an http.Client, which would follow a redirect with the password.
@@ -840,19 +832,12 @@ func (a answer) decode() (said tokenAnswer, lifetime int64, err error) {
 // isGiven reports whether a field is there and is not null.
 func isGiven(field json.RawMessage) bool { return field != nil && string(field) != "null" }
 
-// verdict is what a request came to that brought no token.
-type verdict struct {
-	applies  bool
-	cameBack string // what came back
-	advice   string // what to check
-	mayHelp  bool   // asking again may help
-}
-
-// judge returns the verdict on a request that brought no token. status is that of the
-// answer, or 0 where no whole answer came; err is what the answer has in the place
-// of a token, or what broke the exchange. Go's own text of the latter is not shown:
-// it may quote what the other side sent, or a proxy's password.
-func judge(status int, err error) verdict {
+// judge returns the error of a request that brought no token, with what came back as
+// its outcome. status is that of the answer, or 0 where no whole answer came; err is
+// what the answer has in the place of a token, or what broke the exchange. Go's own
+// text of the latter is not shown: it may quote what the other side sent, or a
+// proxy's password.
+func judge(status int, err error) loginError {
 	const (
 		later   = "The instance or a gateway before it is failing or busy: run again later."
 		strange = "This is not what a token endpoint answers: check instance_url, and any gateway or proxy between."
@@ -869,7 +854,11 @@ func judge(status int, err error) verdict {
 	if untrusted {
 		err = certificate.Err
 	}
-	for _, v := range []verdict{
+	for _, v := range []struct {
+		applies         bool
+		outcome, advice string
+		mayHelp         bool
+	}{
 		// Somebody has to wake it, whatever the status.
 		{is(errAsleep), answered + " with " + errAsleep.Error(), "Wake it at developer.servicenow.com.", false},
 
@@ -900,10 +889,10 @@ func judge(status int, err error) verdict {
 		{is(syscall.ECONNRESET) || is(syscall.EPIPE), "broke the connection off", between, true},
 	} {
 		if v.applies {
-			return v
+			return loginError{outcome: v.outcome, advice: v.advice, mayHelp: v.mayHelp, refused: v.advice == refusalAdvice}
 		}
 	}
-	return verdict{cameBack: "did not answer as an HTTPS server does", advice: worker}
+	return loginError{outcome: "did not answer as an HTTPS server does", advice: worker}
 }
 
 // refusalAdvice has the causes of KB0791140 and KB1115956.
