@@ -448,7 +448,8 @@ func describeWindmill(err error) string {
 		return fmt.Sprintf(`Windmill answered "Permission denied": a protection rule of the workspace forbids it. `+
 			"Make this run's user %q an admin, or add it to the rule's bypass list.", os.Getenv("WM_PERMISSIONED_AS"))
 	// Not readable, or not creatable; an update that changed nothing; an old server's refusal to create.
-	case kind == "Not authorized", kind == "Not found", strings.Contains(err.Error(), "row-level security"):
+	case kind == "Not authorized", kind == "Not found",
+		kind == "SqlErr" && strings.Contains(err.Error(), "row-level security"):
 		return fmt.Sprintf("Windmill answered %q. ", kind) + checkRights()
 	case kind == "Bad request", kind == "Internal", kind == "SqlErr":
 		return fmt.Sprintf("Windmill answered %q. Check the log of its server.", kind)
@@ -509,6 +510,7 @@ func awaitTurn(snow servicenow, started origin) (token string, askUntil time.Tim
 	unchanged := false // by this run's last claim
 	for err == nil {
 		at := now()
+		held := heldUntil(found.own, started, at)
 		switch {
 		case started == byJob && found.record.usable(at),
 			// What another job's login has just brought will do even for its last minute. It
@@ -523,8 +525,8 @@ func awaitTurn(snow servicenow, started origin) (token string, askUntil time.Tim
 		case found.login.underWay(at):
 			found, err = awaitEnd(snow, found, begun.Add(lastWait))
 			waited = true
-		case heldUntil(found.own, started, at).After(at):
-			return "", at, heldBack(found.own, started, heldUntil(found.own, started, at))
+		case at.Before(held):
+			return "", at, heldBack(found.own, started, held)
 		case at.Sub(begun) > lastClaim:
 			return "", at, errors.New("other jobs have been logging in all the time, and none stored a token: " +
 				"their logs say why. Run again later")

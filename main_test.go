@@ -666,6 +666,7 @@ func TestCacheThatAnswersNonsenseIsDescribedInOurOwnWords(t *testing.T) {
 		{"a database's fault", text(500, "SqlErr: sentinel-body"), `"SqlErr"`},
 		{"a bad request", text(400, "Bad request: sentinel-body"), `"Bad request"`},
 		{"failing without a word", text(500, ""), nonsense},
+		{"failing in words that are not Windmill's", text(500, "sentinel-body: row-level security"), nonsense},
 		{"failing in its own words", text(500, "sentinel-body"), nonsense},
 		{"HTML with 200", wire.Reply(200, "text/html", "<html>sentinel-body</html>"), nonsense},
 		{"nothing with 200", wire.Reply(200, "", ""), nonsense},
