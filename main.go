@@ -627,10 +627,13 @@ func claim(snow servicenow, found cache) (again cache, ours bool, err error) {
 	// own within the time that a write takes.
 	<-after(max(claimPause, now().Sub(began)))
 	again, err = readCache(ctx, snow)
-	if ours = again.login == mine; !ours && failed != nil { // else only the answer to the write was lost
-		err = failed
+	switch {
+	case again.login == mine: // where the write failed, only its answer was lost
+		return again, true, nil
+	case failed != nil:
+		return again, false, failed
 	}
-	return again, ours, err
+	return again, false, err
 }
 
 // withLogin returns value with l as its login, and all else as it was read.

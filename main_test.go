@@ -1513,6 +1513,7 @@ func TestClaimDoesNotWriteBackASecretThatSomebodyPlanted(t *testing.T) {
 	t.Parallel()
 	for _, planted := range []string{`{"token":"$var:f/x/password","expires_at":0}`, `{"token":"","x":{"y":["$res:f/x/login"]}}`} {
 		w := lab.New(t)
+		w.Workspace.AddToken(w.Token, windmill.Rights{"f/ServiceNow": windmill.Write, "f/x": windmill.Read})
 		w.Workspace.SetVariable("f/x/password", lab.Password)
 		w.Workspace.SetResource("f/x/login", windmill.Resource{Type: "any", Value: json.RawMessage(`{"secret":"$var:f/x/secret"}`)})
 		w.Workspace.SetVariable("f/x/secret", lab.ClientSecret)
