@@ -27,7 +27,7 @@ import (
 	"io"
 	"log"
 	"maps"
-	"math/rand"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -73,7 +73,8 @@ const (
 	mostAttempts      = 3
 	firstPause        = 500 * time.Millisecond // between attempts, doubled for each
 	longestRetryAfter = 5 * time.Second
-	longestAnswer     = 1 << 20 // bytes; a token's answer has a few hundred
+	shortestAttempt   = 2 * time.Second // with less time left, asking again would only bring a timeout
+	longestAnswer     = 1 << 20         // bytes; a token's answer has a few hundred
 )
 
 // now and after are variables for the tests to replace.
@@ -132,7 +133,7 @@ type tokenAnswer struct {
 	AccessToken  string          `json:"access_token"`
 	RefreshToken string          `json:"refresh_token"` // not used, but no error may repeat it
 	ExpiresIn    json.RawMessage `json:"expires_in"`    // seconds: a number, a quoted one, or null
-	Error        json.RawMessage `json:"error"`         // a code; in ServiceNow's rate limit, an object
+	Error        any             `json:"error"`         // a code; in ServiceNow's rate limit, an object
 	Description  string          `json:"error_description"`
 }
 
@@ -146,9 +147,6 @@ type loginError struct {
 	pause   time.Duration // that the answer asked for before it
 	refused bool          // ServiceNow did not accept these credentials
 }
-
-// errAsleep says that the answer is the page of a hibernating developer instance.
-var errAsleep = errors.New("the page of a hibernating instance")
 
 // Error says who was asked, what came back and what to check.
 func (e *loginError) Error() string { return e.outcome + ". " + e.advice }
@@ -199,7 +197,7 @@ func getToken(snow servicenow) (string, error) {
 		storeFailure(snow, failed)
 		return "", failed
 	}
-	if err := store(snow, fresh, !unclaimed); err != nil {
+	if err := store(snow, fresh, unclaimed); err != nil {
 		return "", err
 	}
 	fmt.Printf("Stored it in %s.\n", cachePath)
@@ -298,9 +296,9 @@ func instanceAddress(instanceURL string) (address string, ok bool) {
 // The cache.
 
 // usable is the condition by which the Python script, too, reuses a record.
-func (r record) usable(now time.Time) bool { return r.ExpiresAt > now.Unix()+expiryMargin }
+func (r record) usable() bool { return r.ExpiresAt > now().Unix()+expiryMargin }
 
-// remaining is the time left until the token expires.
+// remaining is the time left until the token expires, in whole seconds.
 func (r record) remaining() time.Duration {
 	return time.Duration(r.ExpiresAt-now().Unix()) * time.Second
 }
@@ -309,18 +307,18 @@ func (r record) remaining() time.Duration {
 // instance, user or password, or one that somebody planted or stretched, has not
 // got it.
 func (snow servicenow) seal(r record) string {
-	return snow.hmac(snow.InstanceURL, snow.ClientID, snow.Username, snow.Password,
+	return snow.sign(snow.InstanceURL, snow.ClientID, snow.Username, snow.Password,
 		r.Token, strconv.FormatInt(r.ExpiresAt, 10))
 }
 
 // loginSeal does the same for a login. Its first part keeps the two kinds apart.
 func (snow servicenow) loginSeal(l login) string {
-	return snow.hmac("login", snow.InstanceURL, snow.ClientID, snow.Username, snow.Password,
+	return snow.sign("login", snow.InstanceURL, snow.ClientID, snow.Username, snow.Password,
 		l.By, strconv.FormatInt(l.At, 10), strconv.Itoa(l.Refusals), strconv.FormatInt(l.RefusedAt, 10), l.Outcome)
 }
 
-// hmac returns the HMAC-SHA256 of parts in hex.
-func (snow servicenow) hmac(parts ...string) string {
+// sign returns the HMAC-SHA256 of parts in hex.
+func (snow servicenow) sign(parts ...string) string {
 	mac := hmac.New(sha256.New, []byte(snow.ClientSecret))
 	for _, part := range parts {
 		fmt.Fprintf(mac, "%d:%s,", len(part), part) // the length tells "ab","c" from "a","bc"
@@ -333,36 +331,32 @@ func (snow servicenow) understand(value any) cache {
 	found := cache{value: value}
 	fields, _ := value.(map[string]any)
 	encoded, _ := json.Marshal(value) // it was decoded from JSON
-	var r record
-	// To other readers a field is what its exact name says; to encoding/json, what "Token" says, too.
-	if json.Unmarshal(encoded, &r) == nil && fields["token"] == r.Token && fields["expires_at"] == float64(r.ExpiresAt) &&
-		fields["instance_url"] == snow.InstanceURL && hmac.Equal([]byte(r.Seal), []byte(snow.seal(r))) {
-		found.record = r
-	}
-	var holder struct {
+	var stored struct {
+		record
 		Login login `json:"login"`
 	}
-	if fields["login"] != nil && json.Unmarshal(encoded, &holder) == nil {
-		found.login = holder.Login
-		if hmac.Equal([]byte(found.login.Seal), []byte(snow.loginSeal(found.login))) {
-			found.own = found.login
-		}
+	_ = json.Unmarshal(encoded, &stored) // a field of another type stays empty
+	// To other readers a field is what its exact name says; to encoding/json, what "Token" says, too.
+	r := stored.record
+	r.InstanceURL = snow.InstanceURL
+	if fields["token"] == r.Token && fields["expires_at"] == float64(r.ExpiresAt) &&
+		fields["instance_url"] == r.InstanceURL && hmac.Equal([]byte(r.Seal), []byte(snow.seal(r))) {
+		found.record = r
+	}
+	found.login = stored.Login
+	if hmac.Equal([]byte(found.login.Seal), []byte(snow.loginSeal(found.login))) {
+		found.own = found.login
 	}
 	return found
 }
 
 // readCache reads the resource, again if that fails.
-func readCache(ctx context.Context, snow servicenow) (found cache, err error) {
+func readCache(ctx context.Context, snow servicenow) (cache, error) {
+	var value any
+	var err error
 	for range 2 {
-		var value any
-		value, err = callWindmill(ctx, readLimit, func() (any, error) {
-			value, err := wmill.GetResource(cachePath)
-			if err != nil && strings.HasPrefix(err.Error(), "Not found") {
-				return nil, nil // nothing cached yet
-			}
-			return value, err
-		})
-		if err == nil {
+		value, err = callWindmill(ctx, readLimit, func() (any, error) { return wmill.GetResource(cachePath) })
+		if err == nil || strings.HasPrefix(err.Error(), "Not found") { // the latter where nothing is cached yet
 			return snow.understand(value), nil
 		}
 	}
@@ -381,19 +375,19 @@ func writeCache(ctx context.Context, value any) error {
 }
 
 // store puts a new record, without a login, into the cache, again if that fails.
-// Where no claim has shown that the cache can be written, it reads the record back.
-func store(snow servicenow, fresh record, claimed bool) error {
+// Where no claim has shown that the cache can be written, readBack makes it look.
+func store(snow servicenow, fresh record, readBack bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), storeLimit)
 	defer cancel()
 	err := writeCache(ctx, fresh)
 	if err != nil {
 		err = writeCache(ctx, fresh)
 	}
-	if err != nil || claimed {
+	if err != nil || !readBack {
 		return err
 	}
 	found, err := readCache(context.Background(), snow)
-	// A login at the same time brings the same token; its expiry may be rounded otherwise.
+	// A login at the same time brings the same token, with an expiry some seconds apart.
 	there := found.record.Token == fresh.Token && found.record.ExpiresAt > fresh.ExpiresAt-expiryMargin
 	if err == nil && !there {
 		err = errNotStored()
@@ -503,7 +497,7 @@ func heldUntil(last login, started origin, now time.Time) time.Time {
 func awaitTurn(snow servicenow, started origin) (token string, askUntil time.Time, err error) {
 	begun := now()
 	found, err := readCache(context.Background(), snow)
-	if err == nil && started == byJob && !found.record.usable(begun) {
+	if err == nil && started == byJob && !found.record.usable() {
 		fmt.Println(whyNotReused(found))
 	}
 	waited := false    // for another job's login, so that its outcome is taken, whatever it is
@@ -512,59 +506,53 @@ func awaitTurn(snow servicenow, started origin) (token string, askUntil time.Tim
 		at := now()
 		held := heldUntil(found.own, started, at)
 		switch {
-		case started == byJob && found.record.usable(at),
+		case started == byJob && found.record.usable(),
 			// What another job's login has just brought will do even for its last minute. It
 			// may be the very record that was there before.
-			(waited || unchanged && started == byJob) && found.login == (login{}) && found.record.ExpiresAt > at.Unix():
+			(waited || unchanged && started == byJob) && found.login == (login{}) && found.record.remaining() > 0:
 			fmt.Printf("Reused the token of %q at %s: %s has it, valid for another %s.\n",
 				snow.Username, snow.InstanceURL, cachePath, found.record.remaining())
-			return found.record.Token, at, nil
+			return found.record.Token, time.Time{}, nil
 		case waited && found.own.By == "" && found.own.Outcome != "":
-			return "", at, fmt.Errorf("the login of another job, for which this run waited, failed: %s. "+
+			return "", time.Time{}, fmt.Errorf("the login of another job, for which this run waited, failed: %s. "+
 				"That job's log says what to check", found.own.Outcome)
 		case found.login.underWay(at):
-			found, err = awaitEnd(snow, found, begun.Add(lastWait))
+			found, err = awaitEnd(snow, found, min(loginLimit, lastWait-at.Sub(begun)))
 			waited = true
 		case at.Before(held):
-			return "", at, heldBack(found.own, started, held)
+			return "", time.Time{}, heldBack(found.own, started, held)
 		case at.Sub(begun) > lastClaim:
-			return "", at, errors.New("other jobs have been logging in all the time, and none stored a token: " +
+			return "", time.Time{}, errors.New("other jobs have been logging in all the time, and none stored a token: " +
 				"their logs say why. Run again later")
 		default:
-			again, ours, failed := claim(snow, found)
-			if ours {
+			var ours bool
+			before := found.value
+			if found, ours, err = claim(snow, found); ours {
 				return "", at.Add(askLimit), nil
 			}
 			// An old Windmill server answers 200 and stores nothing where the job may not
 			// write. Once it may be chance: another job's login can bring back the very
 			// record that was there, to the second.
-			same := failed == nil && reflect.DeepEqual(again.value, found.value)
-			if same && unchanged {
-				failed = errNotStored()
+			same := reflect.DeepEqual(found.value, before)
+			if same && unchanged && err == nil {
+				err = errNotStored()
 			}
 			waited, unchanged = waited || !same, same
-			found, err = again, failed
 		}
 	}
-	askUntil = now().Add(askLimit)
-	if latest := begun.Add(lastAnswer); askUntil.After(latest) {
-		askUntil = latest
-	}
-	return "", askUntil, err
+	return "", begun.Add(min(now().Sub(begun)+askLimit, lastAnswer)), err
 }
 
 // awaitEnd waits until the login under way has ended, and returns what is in the
-// cache then. One that has not ended by the latest time is dead, whatever the clocks say.
-func awaitEnd(snow servicenow, found cache, latest time.Time) (cache, error) {
+// cache then. One that has not ended within limit is dead, whatever the clocks say.
+func awaitEnd(snow servicenow, found cache, limit time.Duration) (cache, error) {
 	other, name := found.login.By, "Another job"
 	if found.own == found.login { // else it may be anything that somebody planted
 		name = fmt.Sprintf("Job %.40q", other)
 	}
 	fmt.Println(name + " is logging in: waiting for it.")
-	if limit := now().Add(loginLimit); limit.Before(latest) {
-		latest = limit
-	}
-	pause := time.Duration((1 + rand.Float64()) * float64(claimPause)) // most logins end within half a second
+	latest := now().Add(limit)
+	pause := claimPause + rand.N(claimPause) // most logins end within half a second
 	for found.login.By == other && found.login.underWay(now()) && now().Before(latest) {
 		<-after(pause)
 		pause = time.Second
@@ -605,7 +593,7 @@ func heldBack(last login, started origin, until time.Time) error {
 		who, otherwise = "run by hand", "or run this script again after that"
 	}
 	return fmt.Errorf("ServiceNow was not asked, so that it does not lock the user. "+
-		"Refusals of these credentials in a row: %d, the last at %s: %s.\n"+
+		"Refusals of these credentials in a row: %d, the last at %s. What came back last: %s.\n"+
 		"No %s asks %s, unless the credentials in the resource change. Mend them there, %s",
 		last.Refusals, refused.Format(time.RFC3339), last.Outcome, who, next, otherwise)
 }
@@ -615,13 +603,13 @@ func heldBack(last login, started origin, until time.Time) error {
 func claim(snow servicenow, found cache) (again cache, ours bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), claimLimit)
 	defer cancel()
+	began := now()
 	mine := found.own // its refusals go on counting
-	mine.By, mine.At = os.Getenv("WM_JOB_ID"), now().Unix()
+	mine.By, mine.At = os.Getenv("WM_JOB_ID"), began.Unix()
 	if mine.By == "" {
 		mine.By = fmt.Sprintf("%016x", rand.Uint64())
 	}
 	mine.Seal = snow.loginSeal(mine)
-	began := now()
 	failed := writeCache(ctx, snow.withLogin(found.value, mine))
 	// Another job may have read the record before our claim was there. It writes its
 	// own within the time that a write takes.
@@ -696,24 +684,20 @@ func askServiceNow(snow servicenow, until time.Time) (record, *loginError) {
 		if failed == nil {
 			fmt.Printf("%s accepted the login of %q and gave a token valid for %s.\n",
 				snow.InstanceURL, snow.Username, fresh.remaining())
-			if !fresh.usable(now()) {
+			if !fresh.usable() {
 				fmt.Println("That is a minute or less: later steps may find it expired.")
 			}
 			return fresh, nil
 		}
-		// What three attempts do not get past is for a later run.
-		if !failed.mayHelp || attempt == mostAttempts {
-			return record{}, failed
-		}
 		// Jitter spreads jobs that failed together; the second pause is longer than the first.
-		pause := time.Duration((1 + rand.Float64()) * float64(firstPause<<(attempt-1)))
-		pause = max(pause, failed.pause)
-		fmt.Printf("%s; asking again in %s.\n", failed.outcome, pause.Round(100*time.Millisecond))
-		select {
-		case <-after(pause):
-		case <-ctx.Done():
+		pause := firstPause << (attempt - 1)
+		pause = max(pause+rand.N(pause), failed.pause)
+		// What three attempts do not get past is for a later run.
+		if !failed.mayHelp || attempt == mostAttempts || now().Add(pause+shortestAttempt).After(until) {
 			return record{}, failed
 		}
+		fmt.Printf("%s; asking again in %s.\n", failed.outcome, pause.Round(100*time.Millisecond))
+		<-after(pause)
 	}
 }
 
@@ -797,6 +781,9 @@ func post(ctx context.Context, endpoint string, form url.Values) (answer, error)
 	return got, nil
 }
 
+// errAsleep says that the answer is the page of a hibernating developer instance.
+var errAsleep = errors.New("the page of a hibernating instance")
+
 // decode returns the answer's fields and, of a success, the token's lifetime in
 // seconds. The error says what there is in the place of a token.
 func (a answer) decode() (said tokenAnswer, lifetime int64, err error) {
@@ -816,15 +803,16 @@ func (a answer) decode() (said tokenAnswer, lifetime int64, err error) {
 		return said, 0, errors.New("an HTML page")
 	case !object:
 		return said, 0, errors.New("something other than one JSON object")
-	case isGiven(said.Error):
+	case said.Error != nil:
 		return said, 0, errors.New("an error")
-	// The characters of RFC 6750, section 2.1, need no escaping anywhere, and
+	// The characters of RFC 6750, section 2.1, need no escaping in a header or in JSON, and
 	// Windmill expands nothing made of them when it reads the resource.
 	case !regexp.MustCompile(`^[\w.~+/-]+=*$`).MatchString(said.AccessToken):
 		return said, 0, errors.New("no well-formed access_token")
 	}
-	seconds := json.Number(strconv.Itoa(defaultLifetime)) // a type that takes quoted numbers, too
-	if isGiven(said.ExpiresIn) && json.Unmarshal(said.ExpiresIn, &seconds) != nil {
+	// json.Number takes quoted numbers, too, and null leaves it as it is.
+	seconds := json.Number(strconv.Itoa(defaultLifetime))
+	if said.ExpiresIn != nil && json.Unmarshal(said.ExpiresIn, &seconds) != nil {
 		seconds = "0"
 	}
 	parsed, _ := seconds.Float64() // out of range, it is infinite
@@ -833,9 +821,6 @@ func (a answer) decode() (said tokenAnswer, lifetime int64, err error) {
 	}
 	return said, int64(min(parsed, longestLifetime)), nil
 }
-
-// isGiven reports whether a field is there and is not null.
-func isGiven(field json.RawMessage) bool { return field != nil && string(field) != "null" }
 
 // judge returns the error of a request that brought no token, with what came back as
 // its outcome. status is that of the answer, or 0 where no whole answer came; err is
@@ -881,15 +866,15 @@ func judge(status int, err error) loginError {
 		{status >= 500, answered, later, false},
 		{status > 0, answered, strange, false},
 
-		// No whole answer came, from here on. A timeout leaves no time for another attempt.
+		// No whole answer came, from here on. A timeout leaves too little time for another attempt.
 		{timeout, "did not answer in time", "Check that the worker may reach it, and that it is not overloaded.", false},
-		{errors.As(err, &dns), "is on a host that DNS does not know", worker, false},
+		{errors.As(err, &dns), "cannot be reached: DNS gave no address", worker, false},
 		{untrusted, fmt.Sprintf("has an untrusted certificate (%.150q)", err), between, false},
 		{is(syscall.ENETUNREACH) || is(syscall.EHOSTUNREACH), "cannot be reached: there is no route to it", worker, false},
 
 		// The other side went away, as in a restart. Where the request did arrive,
 		// ServiceNow gives the same token again.
-		{is(syscall.ECONNREFUSED), "refused the connection", worker, true},
+		{is(syscall.ECONNREFUSED), "cannot be reached: the connection was refused", worker, true},
 		{is(io.EOF) || is(io.ErrUnexpectedEOF), "broke the connection off", between, true},
 		{is(syscall.ECONNRESET) || is(syscall.EPIPE), "broke the connection off", between, true},
 	} {
@@ -912,15 +897,15 @@ const refusalAdvice = `ServiceNow does not say why it refused the login. Check:
 // of a redirect and the error fields (RFC 6749, section 5.2; where that has a code,
 // ServiceNow's rate limit has an object). It is "" if there is none.
 func (a answer) details(said tokenAnswer, snow servicenow) string {
-	var code string
-	var object struct{ Message, Detail string }
-	_ = json.Unmarshal(said.Error, &code) // what is neither a string nor an object has nothing to show
-	_ = json.Unmarshal(said.Error, &object)
+	code, _ := said.Error.(string)
+	object, _ := said.Error.(map[string]any)
+	message, _ := object["message"].(string)
+	detail, _ := object["detail"].(string)
 	secrets := []string{snow.Password, snow.ClientSecret, said.AccessToken, said.RefreshToken}
 	var shown []string
 	for _, field := range []struct{ name, value string }{
 		{"redirect to", a.redirect}, {"error", code}, {"error_description", said.Description},
-		{"message", object.Message}, {"detail", object.Detail},
+		{"message", message}, {"detail", detail},
 	} {
 		if field.value != "" && len(shown) < 2 { // Windmill shows the last 600 characters of a failed job's log
 			shown = append(shown, field.name+" "+quote(field.value, secrets))

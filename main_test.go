@@ -41,7 +41,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if lab.InProcess {
-		fastForward(&slept)
+		fastForward()
 	}
 	lab.CallMain = func(args []byte) (any, error) {
 		slept.Store(0)
@@ -58,7 +58,7 @@ func TestMain(m *testing.M) {
 var slept atomic.Int64
 
 // fastForward makes main.go's pauses end at once, with the clock moved on.
-func fastForward(slept *atomic.Int64) {
+func fastForward() {
 	now = func() time.Time { return time.Now().Add(time.Duration(slept.Load())) }
 	after = func(pause time.Duration) <-chan time.Time {
 		slept.Add(int64(pause))
@@ -522,12 +522,12 @@ func withField(t *testing.T, r lab.Record, name string, value any) map[string]an
 func TestRecordIsUsableUntilAMinuteBeforeItsExpiry(t *testing.T) {
 	w := lab.New(t)
 	planted := w.Sealed("planted-token", time.Hour)
-	for left, logins := range map[int64]int{61: 0, 60: 1} {
+	minuteBefore := time.Unix(planted.ExpiresAt-60, 0)
+	for logins, at := range []time.Time{minuteBefore.Add(-1), minuteBefore} {
 		w.Plant(t, planted)
-		// The last nanosecond with 61 s left, the first with 60 s.
-		setClock(t, func() time.Time { return time.Unix(planted.ExpiresAt-left, 999_999_999-999_999_999*(left%2)) })
+		setClock(t, func() time.Time { return at })
 		if r := w.RunInProcess(t, lab.FlowStep); len(r.Logins) != logins {
-			t.Errorf("%d logins with %d s left; want %d\n%s", len(r.Logins), left, logins, r.Log)
+			t.Errorf("%d logins at %s; want %d\n%s", len(r.Logins), at, logins, r.Log)
 		}
 	}
 }
@@ -814,7 +814,7 @@ func TestCacheIsReadBackWhereNoClaimShowedThatItCanBeWritten(t *testing.T) {
 				}
 				return false
 			})
-			err := store(snow, fresh, false)
+			err := store(snow, fresh, true)
 			if (err == nil) != test.ok || err != nil && !strings.Contains(err.Error(), "reported success, but it is not there") {
 				t.Errorf("store = %v; want success %t", err, test.ok)
 			}
@@ -1045,6 +1045,18 @@ func TestLoginOfAnotherJobIsLookedAtAgainSoonAndThenEachSecond(t *testing.T) {
 	if len(pauses) < 3 || pauses[0] < 300*time.Millisecond || pauses[0] > 600*time.Millisecond || pauses[1] != time.Second {
 		t.Errorf("pauses = %v; want 300 to 600 ms, and then a second each", pauses)
 	}
+	first := pauses[0]
+	for range 3 {
+		pauses = nil
+		w.Plant(t, map[string]any{"token": "", "expires_at": 0, "login": lab.Login{By: "job-1", At: clock.Unix()}})
+		w.RunInProcess(t, lab.FlowStep)
+		if pauses[0] != first {
+			first = 0
+		}
+	}
+	if first != 0 {
+		t.Errorf("the first pause is %s each time; want some jitter", first)
+	}
 	if last := pauses[len(pauses)-1]; last != claimPause {
 		t.Errorf("the pause after the claim = %s; want %s, for the write took no time", last, claimPause)
 	}
@@ -1054,25 +1066,24 @@ func TestHeldUntil(t *testing.T) {
 	const clock = 1_800_000_000
 	const never = untilMended
 	for _, test := range []struct {
-		name      string
-		refusals  int
-		ahead     int64 // seconds by which the refusal's time is ahead of the clock
-		started   origin
-		want      time.Duration // from the refusal on; 0 for not at all
-		heldOfOwn bool
+		name     string
+		refusals int
+		ahead    int64 // seconds by which the refusal's time is ahead of the clock
+		started  origin
+		want     time.Duration // from the refusal on; 0 for not at all
 	}{
-		{"no refusal", 0, 0, byJob, 0, false},
-		{"a step after the first", 1, 0, byJob, 10 * time.Minute, true},
-		{"a schedule after the first", 1, 0, bySchedule, 10 * time.Minute, true},
-		{"a step after the second", 2, 0, byJob, 6 * time.Hour, true},
-		{"a schedule after the second", 2, 0, bySchedule, 6 * time.Hour, true},
-		{"a step after the third", 3, 0, byJob, never, true},
-		{"a schedule after the hundredth", 100, 0, bySchedule, never, true},
-		{"by hand after the first", 1, 0, byHand, time.Minute, true},
-		{"by hand after the third", 3, 0, byHand, time.Minute, true},
-		{"by a clock that is an hour ahead", 3, 3600, byJob, never, true},
-		{"by a clock that is further ahead", 3, 3601, byJob, 0, false},
-		{"below nothing", -1, 0, byJob, 0, false},
+		{"no refusal", 0, 0, byJob, 0},
+		{"a step after the first", 1, 0, byJob, 10 * time.Minute},
+		{"a schedule after the first", 1, 0, bySchedule, 10 * time.Minute},
+		{"a step after the second", 2, 0, byJob, 6 * time.Hour},
+		{"a schedule after the second", 2, 0, bySchedule, 6 * time.Hour},
+		{"a step after the third", 3, 0, byJob, never},
+		{"a schedule after the hundredth", 100, 0, bySchedule, never},
+		{"by hand after the first", 1, 0, byHand, time.Minute},
+		{"by hand after the third", 3, 0, byHand, time.Minute},
+		{"by a clock that is an hour ahead", 3, 3600, byJob, never},
+		{"by a clock that is further ahead", 3, 3601, byJob, 0},
+		{"below nothing", -1, 0, byJob, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			refused := time.Unix(clock+test.ahead, 0)
@@ -1317,6 +1328,12 @@ func TestClaimThatFailsAfterAWaitLeavesTimeToAsk(t *testing.T) {
 				w.Plant(t, map[string]any{"token": "", "expires_at": 0, "login": w.SealLogin(lab.Login{By: by, At: clock.Unix()})})
 				return false
 			})
+			w.Setenv(t)
+			if _, until, err := awaitTurn(snowOf(t, w), bySchedule); err == nil || until.Sub(began) > 50*time.Second {
+				t.Errorf("awaitTurn = until %s, %v; want 50 s at most, and an error", until.Sub(began), err)
+			}
+
+			*clock = began
 			w.Instance.SetFault(func(int, http.ResponseWriter, *http.Request) bool {
 				*clock = clock.Add(8 * time.Second)
 				return false
@@ -1428,6 +1445,20 @@ func TestRefusalIsCountedOnceIfTheAnswerToStoringItIsLost(t *testing.T) {
 	lab.CheckWords(t, r.Log, "answered 401")
 	if cached, _ := w.Cached(t); cached.Login == nil || cached.Login.Refusals != 1 || strings.Contains(r.Log, "could not be told") {
 		t.Errorf("the login is %+v; want one refusal, and no word of trouble\n%s", cached.Login, r.Log)
+	}
+}
+
+// The Python script writes its record whole, over a claim, too.
+func TestRefusalIsCountedWhereTheClaimIsGone(t *testing.T) {
+	t.Parallel()
+	w := lab.New(t)
+	w.Instance.SetFault(func(n int, rw http.ResponseWriter, r *http.Request) bool {
+		w.Plant(t, map[string]any{"token": "by-python", "expires_at": 1})
+		return wire.Reply(401, "application/json", accessDenied)(n, rw, r)
+	})
+	w.Run(t, lab.FlowStep)
+	if cached, _ := w.Cached(t); cached.Token != "by-python" || cached.Login == nil || cached.Login.Refusals != 1 {
+		t.Errorf("the record is %+v; want the Python script's with one refusal", cached)
 	}
 }
 
@@ -1589,7 +1620,6 @@ func TestRefusalHoldsOthersBack(t *testing.T) {
 		"with another outcome":             func(t *testing.T, w *lab.World, r *lab.Record) { r.Login.Outcome = "x" },
 		"with the record's seal":           func(t *testing.T, w *lab.World, r *lab.Record) { r.Login.Seal = r.Seal },
 		"with another job's name":          func(t *testing.T, w *lab.World, r *lab.Record) { r.Login.By, r.Login.At = "x", 1 },
-		"in a row that has been deleted":   nil,
 		"where the resource was mended":    func(t *testing.T, w *lab.World, r *lab.Record) { mend(w) },
 		"where the client secret was, too": func(t *testing.T, w *lab.World, r *lab.Record) { w.Account.ClientSecret = "Kx9-new"; mend(w) },
 	} {
@@ -1597,10 +1627,8 @@ func TestRefusalHoldsOthersBack(t *testing.T) {
 			w := lab.New(t)
 			r := w.Sealed("old-token", -time.Minute)
 			r.Login = ago(w, time.Now(), 3, time.Second)
-			if change != nil {
-				change(t, w, &r)
-				w.Plant(t, r)
-			}
+			change(t, w, &r)
+			w.Plant(t, r)
 			if ran := w.Run(t, lab.FlowStep); !ran.OK() || len(ran.Logins) != 1 {
 				t.Errorf("result = %s with %d logins; want \"OK\" and one\n%s", ran.Result, len(ran.Logins), ran.Log)
 			}
@@ -1660,6 +1688,10 @@ func TestRefusalsInARowAreCountedUntilALoginSucceeds(t *testing.T) {
 	w.RunInProcess(t, lab.ByHand)
 	if cached, _ := w.Cached(t); cached.Login == nil || cached.Login.Refusals != 4 || !strings.Contains(cached.Login.Outcome, "503") {
 		t.Errorf("after a 503 the login is %+v; want 4 refusals", cached.Login)
+	}
+
+	if r := w.RunInProcess(t, lab.Schedule); !strings.Contains(r.Log, "What came back last: ") || strings.Contains(r.Log, "Z: http") {
+		t.Errorf("the error takes a 503 for a refusal:\n%s", r.Log)
 	}
 
 	w.Instance.SetFault(nil)
@@ -1738,11 +1770,11 @@ func TestJudgeSaysWhetherAskingAgainMayHelp(t *testing.T) {
 		{"a gateway's timeout", 504, errors.New("x"), true, "run again later"},
 		{"a deadline", 0, context.DeadlineExceeded, false, "did not answer in time"},
 		{"a network's timeout", 0, &net.OpError{Err: os.ErrDeadlineExceeded}, false, "did not answer in time"},
-		{"an unknown host", 0, &net.DNSError{IsNotFound: true}, false, "DNS"},
+		{"an unknown host", 0, &net.DNSError{IsNotFound: true}, false, "DNS gave no address"},
 		{"an untrusted certificate", 0, &tls.CertificateVerificationError{Err: errors.New("expired")}, false, `has an untrusted certificate ("expired")`},
 		{"no route to the network", 0, &net.OpError{Err: os.NewSyscallError("connect", syscall.ENETUNREACH)}, false, "no route"},
 		{"no route to the host", 0, &net.OpError{Err: os.NewSyscallError("connect", syscall.EHOSTUNREACH)}, false, "no route"},
-		{"a refused connection", 0, refused, true, "refused the connection"},
+		{"a refused connection", 0, refused, true, "the connection was refused"},
 		{"a reset", 0, &net.OpError{Err: os.NewSyscallError("read", syscall.ECONNRESET)}, true, "broke the connection off"},
 		{"a broken pipe", 0, &net.OpError{Err: os.NewSyscallError("write", syscall.EPIPE)}, true, "broke the connection off"},
 		{"an end", 0, io.EOF, true, "broke the connection off"},
@@ -1780,7 +1812,7 @@ func TestAskingAgainPausesLongerEachTime(t *testing.T) {
 		least []time.Duration // the pauses' least
 		most  []time.Duration
 	}{
-		{"without a word", wire.Reply(503, "", ""), []time.Duration{500 * time.Millisecond, time.Second}, []time.Duration{time.Second, 2 * time.Second}},
+		{"without a word, with some jitter", wire.Reply(503, "", ""), []time.Duration{500*time.Millisecond + 1, time.Second + 1}, []time.Duration{time.Second, 2 * time.Second}},
 		{"with Retry-After", wire.Reply(429, "", "", "Retry-After", "3"), []time.Duration{3 * time.Second, 3 * time.Second}, []time.Duration{3 * time.Second, 3 * time.Second}},
 		{"with Retry-After below the pause", wire.Reply(429, "", "", "Retry-After", "1"), []time.Duration{time.Second, time.Second}, []time.Duration{time.Second, 2 * time.Second}},
 		{"with Retry-After too long to wait", wire.Reply(429, "", "", "Retry-After", "3600"), []time.Duration{5 * time.Second, 5 * time.Second}, []time.Duration{5 * time.Second, 5 * time.Second}},
@@ -1809,10 +1841,9 @@ func TestAskingAgainPausesLongerEachTime(t *testing.T) {
 
 func TestAskingAgainEndsWithTheTimeForIt(t *testing.T) {
 	w := lab.New(t)
-	setClock(t, time.Now)
-	after = func(time.Duration) <-chan time.Time { return nil } // a pause without end
-	w.Instance.SetFault(wire.Reply(503, "", ""))
-	_, failed := askServiceNow(snowOf(t, w), time.Now().Add(50*time.Millisecond))
+	clock := fastClock(t)
+	w.Instance.SetFault(wire.Reply(503, "", "", "Retry-After", "5"))
+	_, failed := askServiceNow(snowOf(t, w), clock.Add(6900*time.Millisecond))
 	if failed == nil || !strings.Contains(failed.Error(), "answered 503") || len(w.Instance.TakeCalls()) != 1 {
 		t.Errorf("askServiceNow = %v; want the one answer that came in time", failed)
 	}
@@ -2106,9 +2137,6 @@ func checkHostile(t *testing.T, w *lab.World, h hostile, limit time.Duration) {
 
 func TestAnswersThatBringNoToken(t *testing.T) {
 	t.Parallel()
-	if len(hostileAnswers) < 40 {
-		t.Errorf("%d answers; want at least 40", len(hostileAnswers))
-	}
 	for _, h := range hostileAnswers {
 		t.Run(h.name, func(t *testing.T) {
 			t.Parallel()
@@ -2149,8 +2177,8 @@ func TestConnectionRefusedIsTriedAgain(t *testing.T) {
 	w := lab.New(t)
 	w.Snow.InstanceURL = "http://127.0.0.1:1"
 	r := w.Run(t, lab.FlowStep)
-	const again = `http://127\.0\.0\.1:1/oauth_token\.do refused the connection; asking again in (\d00ms|\d(\.\d)?s)\.`
-	lab.CheckLines(t, r.Log, lineNothing, again, again, `http://127\.0\.0\.1:1/oauth_token\.do refused the connection\. .+instance_url.+`)
+	const again = `http://127\.0\.0\.1:1/oauth_token\.do cannot be reached: the connection was refused; asking again in (\d00ms|\d(\.\d)?s)\.`
+	lab.CheckLines(t, r.Log, lineNothing, again, again, `http://127\.0\.0\.1:1/oauth_token\.do cannot be reached: the connection was refused\. .+instance_url.+`)
 }
 
 func TestUnknownHostIsNotTriedAgain(t *testing.T) {
@@ -2159,7 +2187,7 @@ func TestUnknownHostIsNotTriedAgain(t *testing.T) {
 	w.Snow.InstanceURL = "https://no-such-instance.invalid"
 	r := w.Run(t, lab.FlowStep)
 	lab.CheckLines(t, r.Log, lineNothing,
-		`https://no-such-instance\.invalid/oauth_token\.do is on a host that DNS does not know\. .+instance_url.+`)
+		`https://no-such-instance\.invalid/oauth_token\.do cannot be reached: DNS gave no address\. .+instance_url.+`)
 }
 
 // Windmill shows the last 600 characters of a failed job's log.
@@ -2203,12 +2231,19 @@ func TestErrorsFitIntoWhatWindmillShows(t *testing.T) {
 			}
 		}
 	}
-	for _, err := range []error{
-		&url.Error{Op: "Get", Err: io.EOF}, context.DeadlineExceeded, errors.New("Unauthorized"), errors.New("Permission denied: x"),
-		errors.New("Not authorized: x"), errors.New("SqlErr: row-level security"), errors.New("Internal: x"), errors.New("x"),
+	w := lab.New(t)
+	w.Setenv(t)
+	t.Setenv("WM_PERMISSIONED_AS", "u/"+host)
+	for _, kind := range []string{
+		"Unauthorized", "Permission denied", "Not authorized", "SqlErr: row-level security", "SqlErr", "x",
 	} {
-		t.Setenv("WM_PERMISSIONED_AS", "u/"+host)
-		check(cachePath + " cannot be written: " + describeWindmill(err) + " ServiceNow was not asked, for no later step would find its token")
+		w.Workspace.SetFault(wire.Reply(500, "text/plain", kind))
+		_, err := getToken(servicenow(w.Snow))
+		if err == nil || !strings.Contains(err.Error(), "ServiceNow was not asked") {
+			t.Errorf("getToken = %v; want an error of the cache", err)
+			continue
+		}
+		check(err.Error())
 	}
 	t.Logf("the longest has %d characters: %s", utf8.RuneCountInString(longest), longest)
 }
@@ -2534,12 +2569,12 @@ func BenchmarkInputCheck(b *testing.B) {
 
 func BenchmarkRecordCheck(b *testing.B) {
 	snow := servicenow{"https://dev12345.service-now.com", "id", lab.ClientSecret, "user", lab.Password}
-	r := record{Token: strings.Repeat("t", 86), ExpiresAt: 1_800_000_000, InstanceURL: snow.InstanceURL}
+	r := record{Token: strings.Repeat("t", 86), ExpiresAt: 1_700_000_000, InstanceURL: snow.InstanceURL}
 	r.Seal = snow.seal(r)
-	value := map[string]any{"token": r.Token, "expires_at": 1_800_000_000.0, "instance_url": r.InstanceURL, "seal": r.Seal}
+	value := map[string]any{"token": r.Token, "expires_at": 1_700_000_000.0, "instance_url": r.InstanceURL, "seal": r.Seal}
 	b.ReportAllocs()
 	for range b.N {
-		if found := snow.understand(value); found.record != r || found.record.usable(time.Unix(1_900_000_000, 0)) {
+		if found := snow.understand(value); found.record != r || found.record.usable() {
 			b.Fatal("the record is not what it is")
 		}
 	}

@@ -58,8 +58,8 @@ var (
 	ScheduledFlow = windmill.StepOfScheduledFlow(FlowPath, "a", "f/ServiceNow/nightly")
 )
 
-// InProcess makes jobs run in the test's process, by CallMain: for coverage, mutation
-// testing, and clocks.
+// InProcess makes jobs run in the test's process, by CallMain: for coverage and
+// mutation testing.
 var InProcess = os.Getenv("IN_PROCESS") != ""
 
 // CallMain runs the script's main with JSON arguments. The test of package inner

@@ -217,7 +217,7 @@ var herds = []herd{
 	{name: "ServiceNow answers 503", jobs: 50, asked: 6, limit: time.Minute, words: []string{"answered 503"},
 		arrange: func(_ *testing.T, w *lab.World) { w.Instance.SetFault(wire.Reply(503, "", "")) }},
 	{name: "unknown host", jobs: 50, asked: 0, limit: 10 * time.Second,
-		words:   []string{"is on a host that DNS does not know"},
+		words:   []string{"cannot be reached: DNS gave no address"},
 		arrange: func(_ *testing.T, w *lab.World) { w.Snow.InstanceURL = "https://no-such-instance.invalid" }},
 	{name: "two users, one with a wrong password", jobs: 50, asked: 10, limit: time.Minute, then: checkTwoUsers,
 		arrange: func(_ *testing.T, w *lab.World) { w.Secrets = []string{wrongPassword} },
@@ -250,7 +250,7 @@ func trials(t *testing.T) int {
 }
 
 // TestHerd starts up to 50 jobs at once. What its log says of the requests to
-// ServiceNow, with -v, stands in the README.
+// ServiceNow, with -v, stands in local/README.md.
 func TestHerd(t *testing.T) {
 	if testing.Short() {
 		smallHerd.run(t)
