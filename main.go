@@ -733,8 +733,9 @@ func failure(snow servicenow, got answer, said tokenAnswer, err error) *loginErr
 	return &failed
 }
 
-// transport sends each request once, which HTTP/2 would not promise, and is used
-// without an http.Client, which would follow a redirect with the password.
+// transport sends each request once, on a connection of its own, which HTTP/2 would
+// not promise. It is used without an http.Client, which would follow a redirect with
+// the password.
 var transport = &http.Transport{
 	Proxy:             http.ProxyFromEnvironment,
 	DisableKeepAlives: true,

@@ -1737,6 +1737,7 @@ func TestLoginIsAFormInTheBodyAndNothingElse(t *testing.T) {
 		}
 		for header, want := range map[string]string{
 			"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json", "Authorization": "", "Cookie": "",
+			"Connection": "close", // each attempt has a connection of its own
 		} {
 			if got := login.Header.Get(header); got != want {
 				t.Errorf("%s = %q; want %q", header, got, want)
