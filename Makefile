@@ -16,7 +16,7 @@ ifeq ($(shell command -v go),)
 $(error This needs Go 1.22 or newer: https://go.dev/dl)
 endif
 
-# Where Go's own folders cannot be written, they are in .build. A $(shell) does not see what is exported.
+# Where Go's own folders cannot be written, they are in .build. Before GNU Make 4.4 a $(shell) does not see what is exported.
 ifneq ($(shell for folder in "$$(go env GOCACHE)" "$$(go env GOMODCACHE)"; do \
 	case "$$folder" in (/*) mkdir -p "$$folder" 2>&1 && test -w "$$folder" || echo no ;; (*) echo no ;; esac; done),)
 export GOPATH     := $(CURDIR)/.build/go
@@ -82,7 +82,7 @@ bench: ## what the script adds to a job, as a table; the raw results stay in .bu
 	@go test -run '^$$' -bench Check . >> .build/bench.txt || { cat .build/bench.txt; exit 1; }
 	@go run ./local/bench < .build/bench.txt
 
-# What push.sh needs reaches it through the environment, whatever characters it has.
+# FOLDER and RESOURCE reach push.sh through the environment, whatever characters they have.
 override export FOLDER   := $(value FOLDER)
 override export RESOURCE := $(value RESOURCE)
 workspace: ## tell the wmill CLI which Windmill workspace, and a token for it

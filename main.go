@@ -56,13 +56,13 @@ const (
 	// A run takes a minute at the most: it has asked ServiceNow after 50 s, stores what
 	// came of that within 5 s and, where it must, reads it back within 5 s.
 	readLimit    = 2500 * time.Millisecond // reading the cache, each of two tries
-	loginLimit   = 20 * time.Second        // a login that takes longer is that of a job that was killed
+	loginLimit   = 20 * time.Second        // a login that takes longer is taken for that of a killed job
 	claimLimit   = 10 * time.Second        // claiming the login and reading that back
 	askLimit     = 18 * time.Second        // asking ServiceNow, from the claim on
 	attemptLimit = 15 * time.Second        // one request to ServiceNow, its answer included
-	storeLimit   = 5 * time.Second         // storing what came of a login
+	storeLimit   = 5 * time.Second         // one write, and all of storing what came of a login
 	lastClaim    = 25 * time.Second        // from a run's start; later it claims no login
-	lastWait     = 35 * time.Second        // from a run's start; later it waits for no other job's
+	lastWait     = 35 * time.Second        // from a run's start; later it begins no pause for another job's
 	lastAnswer   = 50 * time.Second        // from a run's start; later it does not wait for ServiceNow
 
 	claimPause  = 300 * time.Millisecond     // in which another job's claim may replace ours
@@ -138,8 +138,8 @@ type tokenAnswer struct {
 }
 
 // loginError is a request to ServiceNow that brought no token. Its texts are our
-// own words and the answer's OAuth error fields, nothing else of what was sent or
-// received.
+// own words, the instance's address, what answer.details lets through, and why a
+// certificate is not trusted: nothing else of what was sent or received.
 type loginError struct {
 	outcome string        // who was asked and what came back, in one line
 	advice  string        // what to check
@@ -173,7 +173,7 @@ func getToken(snow servicenow) (string, error) {
 		if failed != nil {
 			return "", failed
 		}
-		fmt.Println("Nothing was cached: BASE_INTERNAL_URL and WM_TOKEN are not set, so this is not a Windmill job.")
+		fmt.Println("Nothing was cached: BASE_INTERNAL_URL and WM_TOKEN are not both set, so this is not a Windmill job.")
 		return fresh.Token, nil
 	}
 
@@ -221,8 +221,8 @@ const (
 // Windmill sets WM_FLOW_JOB_ID for every run that something called. It also wraps
 // a script into a flow of one step where its schedule has a retry or a skip
 // handler; that flow has the script's own path (schedule.rs), except on an agent
-// worker, where it may have none. WM_SCHEDULE_PATH alone tells nothing: the steps of
-// a scheduled flow have it, too.
+// worker, where it may have none: such a run counts as called. WM_SCHEDULE_PATH alone
+// tells nothing: the steps of a scheduled flow have it, too.
 func startedBy() origin {
 	called := os.Getenv("WM_FLOW_JOB_ID") != "" && os.Getenv("WM_FLOW_PATH") != os.Getenv("WM_JOB_PATH")
 	switch {
@@ -435,7 +435,8 @@ func describeWindmill(err error) string {
 	var unreachable *url.Error
 	switch {
 	case errors.As(err, &unreachable), errors.Is(err, context.DeadlineExceeded):
-		return "Windmill was not reached. Check that the worker reaches BASE_INTERNAL_URL."
+		return "Windmill was not reached, or did not answer in time. " +
+			"Check that the worker reaches BASE_INTERNAL_URL, and that Windmill is not overloaded."
 	case kind == "Unauthorized":
 		return `Windmill answered "Unauthorized". Check that the job's token (WM_TOKEN) is still valid.`
 	case kind == "Permission denied":
@@ -462,7 +463,7 @@ func checkRights() string {
 // A run that must log in claims the login: it writes itself into the record, and
 // asks ServiceNow only if it still stands there a moment later. All others wait for
 // what comes of that login, be it a token or a failure. So a herd of jobs makes one
-// login, and a failing instance is asked by one of them. After a refusal nobody
+// login, as a rule, and a failing instance is asked by one of them. After a refusal nobody
 // asks for a while, since a few in a row lock the user.
 
 // underWay reports whether a job is logging in.
@@ -689,7 +690,8 @@ func askServiceNow(snow servicenow, until time.Time) (record, *loginError) {
 			}
 			return fresh, nil
 		}
-		// Jitter spreads jobs that failed together; the second pause is longer than the first.
+		// Jitter spreads jobs that failed together. Without a Retry-After, the second pause
+		// is longer than the first.
 		pause := firstPause << (attempt - 1)
 		pause = max(pause+rand.N(pause), failed.pause)
 		// What three attempts do not get past is for a later run.
@@ -826,8 +828,8 @@ func (a answer) decode() (said tokenAnswer, lifetime int64, err error) {
 // judge returns the error of a request that brought no token, with what came back as
 // its outcome. status is that of the answer, or 0 where no whole answer came; err is
 // what the answer has in the place of a token, or what broke the exchange. Go's own
-// text of the latter is not shown: it may quote what the other side sent, or a
-// proxy's password.
+// text of the latter is shown of an untrusted certificate alone: others may quote
+// what the other side sent, or a proxy's password.
 func judge(status int, err error) loginError {
 	const (
 		later   = "The instance or a gateway before it is failing or busy: run again later."
@@ -920,7 +922,7 @@ func (a answer) details(said tokenAnswer, snow servicenow) string {
 
 // quote returns text shortened and quoted, but withholds it if it repeats a
 // secret, or may: what has escapes of a URL, a form, HTML or JSON may hide one, and a
-// word that is as long as a token may be one.
+// word of 40 characters or more may be a token or a part of one.
 func quote(text string, secrets []string) string {
 	withhold := strings.ContainsAny(text, `%+&\`) || regexp.MustCompile(`[\w/=~-]{40}`).MatchString(text)
 	for _, secret := range secrets {

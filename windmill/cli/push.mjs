@@ -1,5 +1,5 @@
-// What push.sh needs to know of the JSON that the wmill CLI prints. Each command
-// reads standard input.
+// What push.sh needs to know of the JSON that the wmill CLI prints, which comes on
+// standard input; and arguments and run, by which it calls the CLI.
 import { spawnSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { parse, stringify } from 'yaml';
@@ -32,8 +32,8 @@ const commands = {
     console.log(types.length === 0 ? 'all' : lacking.join(', ') || 'none');
   },
 
-  // merge gives the script that push sends, and its form the resource type, what
-  // the workspace's script was set to.
+  // merge sets the script's file, before the push, to what an admin set on the
+  // workspace's script, and its form to the resource type.
   merge(script, type) {
     const current = readScript();
     const other = current.path && current.language !== 'go';
