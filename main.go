@@ -53,8 +53,8 @@ const (
 	defaultLifetime = 1800               // ServiceNow's default, where its answer has no expires_in
 	longestLifetime = 365 * 24 * 60 * 60 // keeps expires_at a sane integer
 
-	// A run takes a minute at the most: it has asked ServiceNow after 50 s, stores what
-	// came of that within 5 s and, where it must, reads it back within 5 s.
+	// A run takes a minute at the most: it has asked ServiceNow after 49 s, stores what
+	// came of that within 5 s and, where it must, reads it back within 5.5 s.
 	readLimit    = 2500 * time.Millisecond // reading the cache, each of two tries
 	loginLimit   = 20 * time.Second        // a login that takes longer is taken for that of a killed job
 	claimLimit   = 10 * time.Second        // claiming the login and reading that back
@@ -63,8 +63,9 @@ const (
 	storeLimit   = 5 * time.Second         // one write, and all of storing what came of a login
 	lastClaim    = 25 * time.Second        // from a run's start; later it claims no login
 	lastWait     = 35 * time.Second        // from a run's start; later it begins no pause for another job's
-	lastAnswer   = 50 * time.Second        // from a run's start; later it does not wait for ServiceNow
+	lastAnswer   = 49 * time.Second        // from a run's start; later it does not wait for ServiceNow
 
+	tryPause    = 500 * time.Millisecond     // before a call to Windmill is tried once more
 	claimPause  = 300 * time.Millisecond     // in which another job's claim may replace ours
 	clockSpread = time.Hour                  // a time further ahead than that says nothing
 	untilMended = 100 * 365 * 24 * time.Hour // until a person does something
@@ -354,7 +355,10 @@ func (snow servicenow) understand(value any) cache {
 func readCache(ctx context.Context, snow servicenow) (cache, error) {
 	var value any
 	var err error
-	for range 2 {
+	for try := range 2 {
+		if try > 0 {
+			<-after(tryPause)
+		}
 		value, err = callWindmill(ctx, readLimit, func() (any, error) { return wmill.GetResource(cachePath) })
 		if err == nil || strings.HasPrefix(err.Error(), "Not found") { // the latter where nothing is cached yet
 			return snow.understand(value), nil
@@ -379,20 +383,26 @@ func writeCache(ctx context.Context, value any) error {
 func store(snow servicenow, fresh record, readBack bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), storeLimit)
 	defer cancel()
-	err := writeCache(ctx, fresh)
-	if err != nil {
-		err = writeCache(ctx, fresh)
+	failed := writeCache(ctx, fresh)
+	if failed != nil {
+		<-after(tryPause)
+		failed = writeCache(ctx, fresh)
 	}
-	if err != nil || !readBack {
-		return err
+	if failed == nil && !readBack {
+		return nil
 	}
 	found, err := readCache(context.Background(), snow)
 	// A login at the same time brings the same token, with an expiry some seconds apart.
 	there := found.record.Token == fresh.Token && found.record.ExpiresAt > fresh.ExpiresAt-expiryMargin
-	if err == nil && !there {
-		err = errNotStored()
+	switch {
+	case there: // where the write failed, only its answer was lost
+		return nil
+	case failed != nil:
+		return failed
+	case err != nil:
+		return err
 	}
-	return err
+	return errNotStored()
 }
 
 // errNotStored is a write that Windmill answered with success but did not do.
@@ -613,8 +623,9 @@ func claim(snow servicenow, found cache) (again cache, ours bool, err error) {
 	mine.Seal = snow.loginSeal(mine)
 	failed := writeCache(ctx, snow.withLogin(found.value, mine))
 	// Another job may have read the record before our claim was there. It writes its
-	// own within the time that a write takes.
-	<-after(max(claimPause, now().Sub(began)))
+	// own within the time that a write takes. Of the limit, the reading needs its part.
+	took := now().Sub(began)
+	<-after(max(claimPause, min(took, claimLimit-took-readLimit)))
 	again, err = readCache(ctx, snow)
 	switch {
 	case again.login == mine: // where the write failed, only its answer was lost
@@ -652,7 +663,10 @@ func storeFailure(snow servicenow, failed *loginError) {
 	defer cancel()
 	var err error
 	var last login
-	for range 2 {
+	for try := range 2 {
+		if try > 0 {
+			<-after(tryPause)
+		}
 		var found cache
 		if found, err = readCache(ctx, snow); err != nil {
 			continue
@@ -925,9 +939,16 @@ func (a answer) details(said tokenAnswer, snow servicenow) string {
 // word of 40 characters or more may be a token or a part of one.
 func quote(text string, secrets []string) string {
 	withhold := strings.ContainsAny(text, `%+&\`) || regexp.MustCompile(`[\w/=~-]{40}`).MatchString(text)
+	letters := func(text string) string { // so that no blank or unprintable character hides a secret
+		return strings.Map(func(r rune) rune {
+			if unicode.IsSpace(r) || !unicode.IsPrint(r) {
+				return -1
+			}
+			return unicode.ToLower(r)
+		}, text)
+	}
 	for _, secret := range secrets {
-		secret = strings.TrimSpace(secret)
-		withhold = withhold || secret != "" && strings.Contains(strings.ToLower(text), strings.ToLower(secret))
+		withhold = withhold || letters(secret) != "" && strings.Contains(letters(text), letters(secret))
 	}
 	if withhold {
 		return "(withheld, it may repeat a secret)"
@@ -944,7 +965,7 @@ func quote(text string, secrets []string) string {
 // retryAfter reads a Retry-After header, seconds or a date (RFC 9110, section
 // 10.2.3), up to longestRetryAfter.
 func retryAfter(header string, now time.Time) time.Duration {
-	if seconds, err := strconv.ParseUint(header, 10, 32); err == nil {
+	if seconds, err := strconv.ParseUint(header, 10, 32); err == nil || errors.Is(err, strconv.ErrRange) {
 		return min(time.Duration(seconds)*time.Second, longestRetryAfter)
 	}
 	date, _ := http.ParseTime(header) // else long ago

@@ -1366,6 +1366,7 @@ func TestClaimIsMadeUnderARandomNameWhereTheJobHasNoID(t *testing.T) {
 func TestClaimIsReadAfterAsLongAsItTook(t *testing.T) {
 	for _, test := range []struct{ took, want time.Duration }{
 		{0, claimPause}, {200 * time.Millisecond, claimPause}, {2 * time.Second, 2 * time.Second},
+		{5 * time.Second, 2500 * time.Millisecond}, // so that there is time to read it
 	} {
 		w := lab.New(t)
 		clock := fastClock(t)
@@ -1420,6 +1421,45 @@ func TestClaimWhoseAnswerIsLostIsOneAllTheSame(t *testing.T) {
 		t.Errorf("result = %s with %d logins; want \"OK\" and one\n%s", r.Result, len(r.Logins), r.Log)
 	}
 	w.CheckCached(t)
+}
+
+func TestStoreWhoseAnswerIsLostIsOneAllTheSame(t *testing.T) {
+	t.Parallel()
+	w := lab.New(t)
+	posts := 0
+	w.Workspace.SetFault(func(n int, rw http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodPost || r.Header.Get("X-Served") != "" {
+			return false
+		}
+		if posts++; posts == 1 { // the claim
+			return false
+		}
+		r.Header.Set("X-Served", "yes")
+		w.Workspace.ServeHTTP(httptest.NewRecorder(), r)
+		return wire.Reset(n, rw, r)
+	})
+	if r := w.Run(t, lab.FlowStep); !r.OK() || posts != 3 {
+		t.Errorf("result = %s after %d writes; want \"OK\" after a claim and two\n%s", r.Result, posts, r.Log)
+	}
+	w.CheckCached(t)
+}
+
+// A Windmill that restarts is away for longer than two calls take.
+func TestCallThatFailsIsTriedAgainAfterAPause(t *testing.T) {
+	for call, name := range map[int]string{1: "the first read", 6: "storing"} {
+		w := lab.New(t)
+		fastClock(t)
+		var pauses []time.Duration
+		moveOn := after
+		after = func(pause time.Duration) <-chan time.Time {
+			pauses = append(pauses, pause)
+			return moveOn(pause)
+		}
+		w.Workspace.SetFault(wire.Nth(call, wire.Reply(500, "text/plain", "Internal: x")))
+		if r := w.RunInProcess(t, lab.FlowStep); !r.OK() || !slices.Contains(pauses, tryPause) {
+			t.Errorf("%s: result = %s, pauses %v; want \"OK\" and %s among them\n%s", name, r.Result, pauses, tryPause, r.Log)
+		}
+	}
 }
 
 // A job that Windmill started again has the id of the one that was killed.
@@ -1876,6 +1916,7 @@ func TestRetryAfter(t *testing.T) {
 		{"nothing", "", 0},
 		{"seconds", "3", 3 * time.Second},
 		{"more than the longest", "6", 5 * time.Second},
+		{"more than a number holds", "99999999999999999999", 5 * time.Second},
 		{"below nothing", "-1", 0},
 		{"a date", "Fri, 02 Jan 2026 03:04:09 GMT", 4 * time.Second},
 		{"a far date", "Fri, 02 Jan 2099 03:04:09 GMT", 5 * time.Second},
@@ -1969,6 +2010,8 @@ func TestQuoteWithholdsWhatRepeatsASecret(t *testing.T) {
 		{"plain words", "access_denied", `"access_denied"`},
 		{"the secret", "hunter2 secret", withheld},
 		{"the secret in words", "not hunter2 secret!", withheld},
+		{"the secret with another blank", "hunter2\tsecret", withheld},
+		{"the secret with letters that do not print", "hun\u200bter2\u00a0secret", withheld},
 		{"the secret in capitals", "HUNTER2 SECRET", withheld},
 		{"the secret of a form", "hunter2+secret", withheld},
 		{"the secret of a URL", "hunter2%20secret", withheld},

@@ -2,6 +2,7 @@ package proof
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -80,6 +81,15 @@ func TestAWindmillThatHangs(t *testing.T) {
 				r.Result, len(r.Logins), r.Took, r.Log)
 		}
 		lab.CheckWords(t, r.Log, lab.CachePath, "Windmill was not reached", "BASE_INTERNAL_URL")
+	})
+	t.Run("after the claim was done", func(t *testing.T) {
+		t.Parallel()
+		w := lab.New(t)
+		w.Workspace.SetFault(nthPost(1, func(n int, rw http.ResponseWriter, r *http.Request) bool {
+			w.Workspace.ServeHTTP(httptest.NewRecorder(), r)
+			return wire.Hang("")(n, rw, r)
+		}))
+		checkOK(t, w.Run(t, lab.FlowStep))
 	})
 	t.Run("for the first read alone", func(t *testing.T) {
 		t.Parallel()
