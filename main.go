@@ -379,8 +379,9 @@ func writeCache(ctx context.Context, value any) error {
 }
 
 // store puts a new record, without a login, into the cache, again if that fails.
-// Where no claim has shown that the cache can be written, readBack makes it look.
-func store(snow servicenow, fresh record, readBack bool) error {
+// Where no claim has shown that the cache can be written, unclaimed, it reads the
+// record back.
+func store(snow servicenow, fresh record, unclaimed bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), storeLimit)
 	defer cancel()
 	failed := writeCache(ctx, fresh)
@@ -388,14 +389,19 @@ func store(snow servicenow, fresh record, readBack bool) error {
 		<-after(tryPause)
 		failed = writeCache(ctx, fresh)
 	}
-	if failed == nil && !readBack {
+	switch {
+	case failed == nil && !unclaimed:
 		return nil
+	case failed != nil && unclaimed:
+		return failed
 	}
 	found, err := readCache(context.Background(), snow)
 	// A login at the same time brings the same token, with an expiry some seconds apart.
 	there := found.record.Token == fresh.Token && found.record.ExpiresAt > fresh.ExpiresAt-expiryMargin
 	switch {
-	case there: // where the write failed, only its answer was lost
+	case there && failed == nil:
+		return nil
+	case there && found.login == (login{}): // our claim is gone, so that only an answer was lost
 		return nil
 	case failed != nil:
 		return failed
@@ -413,6 +419,11 @@ func errNotStored() error {
 // callWindmill bounds a call of the client, which waits for ever and panics on a
 // 200 that is not JSON. A call that is given up goes on until the process ends.
 func callWindmill(ctx context.Context, limit time.Duration, call func() (any, error)) (any, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if ctx.Err() != nil { // a call that nobody waits for may still write
+		return nil, ctx.Err()
+	}
 	type reply struct {
 		value any
 		err   error
@@ -427,8 +438,6 @@ func callWindmill(ctx context.Context, limit time.Duration, call func() (any, er
 		value, err := call()
 		replies <- reply{value, err}
 	}()
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
 	select {
 	case r := <-replies:
 		return r.value, r.err

@@ -822,6 +822,40 @@ func TestCacheIsReadBackWhereNoClaimShowedThatItCanBeWritten(t *testing.T) {
 	}
 }
 
+// ServiceNow gives the same token again, so that a record that looks like the new one
+// may be older.
+func TestCacheThatRefusesARecordHasItOnlyIfTheClaimIsGone(t *testing.T) {
+	w := lab.New(t)
+	w.Setenv(t)
+	fastClock(t)
+	snow := snowOf(t, w)
+	fresh := record{Token: "same-token", ExpiresAt: now().Add(time.Hour).Unix(), InstanceURL: snow.InstanceURL}
+	fresh.Seal = snow.seal(fresh)
+	claimed := snow.withLogin(map[string]any{"token": fresh.Token, "expires_at": fresh.ExpiresAt,
+		"instance_url": fresh.InstanceURL, "seal": fresh.Seal}, login{By: "this job", At: now().Unix()})
+	w.Workspace.SetFault(func(n int, rw http.ResponseWriter, r *http.Request) bool {
+		return r.Method == http.MethodPost && wire.Reply(404, "text/plain", "Not found: x")(n, rw, r)
+	})
+	for _, test := range []struct {
+		name      string
+		there     any
+		unclaimed bool
+		ok        bool
+	}{
+		{"the claim stands there", claimed, false, false},
+		{"the claim has gone", fresh, false, true},
+		{"there was no claim", fresh, true, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w.Plant(t, test.there)
+			err := store(snow, fresh, test.unclaimed)
+			if (err == nil) != test.ok || err != nil && !strings.Contains(err.Error(), `answered "Not found"`) {
+				t.Errorf("store = %v; want success %t", err, test.ok)
+			}
+		})
+	}
+}
+
 // net/http logs what comes beyond an answer's length.
 func TestCacheThatAnswersTooMuchIsNotPrinted(t *testing.T) {
 	t.Parallel()
