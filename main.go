@@ -49,7 +49,7 @@ const (
 	cacheType = "state" // of this type Windmill keeps no readable history
 
 	// Lifetimes of tokens, in seconds.
-	expiryMargin    = 60                 // a token closer to its expiry is not reused
+	expiryMargin    = 60                 // a cached token this close to its expiry is not reused
 	defaultLifetime = 1800               // ServiceNow's default, where its answer has no expires_in
 	longestLifetime = 365 * 24 * 60 * 60 // keeps expires_at a sane integer
 
@@ -58,11 +58,11 @@ const (
 	readLimit    = 2500 * time.Millisecond // reading the cache, each of two tries
 	loginLimit   = 20 * time.Second        // a login that takes longer is taken for that of a killed job
 	claimLimit   = 10 * time.Second        // claiming the login and reading that back
-	askLimit     = 18 * time.Second        // asking ServiceNow, from the claim on
+	askLimit     = 18 * time.Second        // asking ServiceNow, from the claim on if there is one
 	attemptLimit = 15 * time.Second        // one request to ServiceNow, its answer included
 	storeLimit   = 5 * time.Second         // one write, and all of storing what came of a login
 	lastClaim    = 25 * time.Second        // from a run's start; later it claims no login
-	lastWait     = 35 * time.Second        // from a run's start; later it begins no pause for another job's
+	lastWait     = 35 * time.Second        // from a run's start; later it waits for no other job's
 	lastAnswer   = 49 * time.Second        // from a run's start; later it does not wait for ServiceNow
 
 	tryPause    = 500 * time.Millisecond     // before a call to Windmill is tried once more
@@ -536,7 +536,7 @@ func awaitTurn(snow servicenow, started origin) (token string, askUntil time.Tim
 		case waited && found.own.By == "" && found.own.Outcome != "":
 			return "", time.Time{}, fmt.Errorf("the login of another job, for which this run waited, failed: %s. "+
 				"That job's log says what to check", found.own.Outcome)
-		case found.login.underWay(at):
+		case found.login.underWay(at) && at.Sub(begun) < lastWait:
 			found, err = awaitEnd(snow, found, min(loginLimit, lastWait-at.Sub(begun)))
 			waited = true
 		case at.Before(held):
@@ -572,7 +572,7 @@ func awaitEnd(snow servicenow, found cache, limit time.Duration) (cache, error) 
 	}
 	fmt.Println(name + " is logging in: waiting for it.")
 	latest := now().Add(limit)
-	pause := claimPause + rand.N(claimPause) // most logins end within half a second
+	pause := claimPause + rand.N(claimPause) // a login may be short, so the first look comes soon
 	for found.login.By == other && found.login.underWay(now()) && now().Before(latest) {
 		<-after(pause)
 		pause = time.Second
@@ -645,7 +645,8 @@ func claim(snow servicenow, found cache) (again cache, ours bool, err error) {
 	return again, false, err
 }
 
-// withLogin returns value with l as its login, and all else as it was read.
+// withLogin returns value with l as its login, and all else as it was read, unless
+// value is no object or repeats a secret.
 func (snow servicenow) withLogin(value any, l login) map[string]any {
 	fields, isObject := value.(map[string]any)
 	if !isObject || snow.repeatedIn(value) {

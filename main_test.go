@@ -1331,6 +1331,9 @@ func TestLoginsOfOthersWithoutEndAreGivenUp(t *testing.T) {
 		t.Errorf("result = %s after %s with %d logins; want a failure within the minute, and none", r.Result, took, len(r.Logins))
 	}
 	lab.CheckWords(t, r.Log, "other jobs have been logging in")
+	if strings.Contains(r.Log, "It has not ended in time") {
+		t.Errorf("the log tells that it waited for one that it did not wait for:\n%s", r.Log)
+	}
 }
 
 // However long a run of its own has waited, there is time to verify the credentials

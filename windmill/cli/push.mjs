@@ -84,8 +84,8 @@ const commands = {
   },
 };
 
-// keepLock keeps the lock of the same code: a push then changes nothing, and the
-// workspace does not lock the same dependencies anew.
+// keepLock keeps the lock of the same code: a push then makes a new version only if
+// something else has changed, and the workspace does not lock the same dependencies anew.
 function keepLock(script, next, current) {
   const same = next.description.trim() === current.description?.trim();
   if (same) next.description = current.description;
