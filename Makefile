@@ -53,7 +53,7 @@ run: ## run the job in each way on a local Windmill and ServiceNow (SNOW=instanc
 	@if [ -w . ]; then go build -o .build/run ./local && exec .build/run; else exec go run ./local; fi # which does not pass SIGTERM on
 
 test: ## run the tests that take less than a minute together
-	go test -short -parallel 16 ./...
+	go test -short -p 4 -parallel 16 ./... # the tests wait more than they compute
 
 check: ## gofmt, vet, staticcheck, the race detector, all tests, the tests under the oldest Go, fuzzing
 	@test -z "$$(gofmt -l *.go local windmill)" || { gofmt -d *.go local windmill; exit 1; }

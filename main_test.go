@@ -2314,6 +2314,7 @@ func TestErrorsFitIntoWhatWindmillShows(t *testing.T) {
 	}
 	w := lab.New(t)
 	w.Setenv(t)
+	fastClock(t)
 	t.Setenv("WM_PERMISSIONED_AS", "u/"+host)
 	for _, kind := range []string{
 		"Unauthorized", "Permission denied", "Not authorized", "SqlErr: row-level security", "SqlErr", "x",
