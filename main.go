@@ -67,7 +67,7 @@ const (
 
 	tryPause    = 500 * time.Millisecond     // before a call to Windmill is tried once more
 	claimPause  = 300 * time.Millisecond     // in which another job's claim may replace ours
-	clockSpread = time.Hour                  // a time further ahead than that says nothing
+	clockSkew   = time.Hour                  // between workers; a time further ahead than that says nothing
 	untilMended = 100 * 365 * 24 * time.Hour // until a person does something
 
 	tokenEndpoint     = "/oauth_token.do"
@@ -78,10 +78,10 @@ const (
 	longestAnswer     = 1 << 20         // bytes; a token's answer has a few hundred
 )
 
-// now and after are variables for the tests to replace.
+// now and sleep are variables for the tests to replace.
 var (
 	now   = time.Now
-	after = time.After
+	sleep = time.Sleep
 )
 
 // servicenow is the Windmill resource type of the same name: an instance, and
@@ -94,9 +94,8 @@ type servicenow struct {
 	Password     string `json:"password"`
 }
 
-// record is what the cache holds. Other scripts read the token, its expiry and the
-// instance where it belongs; by the seal this script knows a record of its own for
-// the same credentials.
+// record is what the cache holds. Other scripts read the token, its expiry and its
+// instance. The seal shows that this script wrote it, for the same credentials.
 type record struct {
 	Token       string `json:"token"`
 	ExpiresAt   int64  `json:"expires_at"`   // Unix seconds
@@ -104,8 +103,8 @@ type record struct {
 	Seal        string `json:"seal"`         // see servicenow.seal
 }
 
-// login stands in the cached record, as its field "login", while a job logs in and
-// after a login that failed. All jobs of the workspace go by it.
+// login is the cached record's field "login", there while a job logs in and after a
+// login that failed. It tells all other jobs to wait, or to leave ServiceNow alone.
 type login struct {
 	By        string `json:"by"`         // the id of the job that logs in; empty when it has ended
 	At        int64  `json:"at"`         // when it began, in Unix seconds
@@ -117,10 +116,10 @@ type login struct {
 
 // cache is what a read of the resource found.
 type cache struct {
-	value  any    // as it was read; nil where there is nothing
-	record record // the zero record unless its seal is of these credentials
-	login  login  // whoever's; that it is under way is believed, nothing else
-	own    login  // the same if its seal is of these credentials, else the zero login
+	value   any    // as it was read; nil where there is nothing
+	record  record // the zero record unless its seal is of these credentials
+	login   login  // anybody's, perhaps planted: believed only in that it is under way
+	trusted login  // the same if its seal is of these credentials, else the zero login
 }
 
 // cacheError says that the cache could not be read or written, and what to check.
@@ -145,7 +144,7 @@ type loginError struct {
 	outcome string        // who was asked and what came back, in one line
 	advice  string        // what to check
 	mayHelp bool          // asking again may help
-	pause   time.Duration // that the answer asked for before it
+	pause   time.Duration // before that, as the answer's Retry-After asks
 	refused bool          // ServiceNow did not accept these credentials
 }
 
@@ -163,7 +162,7 @@ func main(snow servicenow) (string, error) {
 }
 
 // getToken returns an access token for snow, from the cache or from ServiceNow, and
-// prints which. It takes a minute at the most.
+// prints which.
 func getToken(snow servicenow) (string, error) {
 	snow, err := checked(snow)
 	if err != nil {
@@ -180,16 +179,15 @@ func getToken(snow servicenow) (string, error) {
 
 	started := startedBy()
 	token, askUntil, err := awaitTurn(snow, started)
-	var noCache cacheError
-	unclaimed := errors.As(err, &noCache)
+	_, noCache := err.(cacheError)
 	switch {
-	case unclaimed && started == byJob:
+	case noCache && started == byCaller:
 		return "", fmt.Errorf("%w ServiceNow was not asked, because no later step would find its token", err)
-	case unclaimed:
+	case noCache:
 		fmt.Printf("%v\nAsking ServiceNow all the same, to verify the credentials.\n", err)
 	case err != nil || token != "":
 		return token, err
-	case started != byJob:
+	case started != byCaller:
 		fmt.Printf("Run on its own, by %s: asking ServiceNow, whatever is cached.\n", started)
 	}
 
@@ -198,7 +196,7 @@ func getToken(snow servicenow) (string, error) {
 		storeFailure(snow, failed)
 		return "", failed
 	}
-	if err := store(snow, fresh, unclaimed); err != nil {
+	if err := store(snow, fresh, noCache); err != nil {
 		return "", err
 	}
 	fmt.Printf("Stored it in %s.\n", cachePath)
@@ -209,26 +207,26 @@ func getToken(snow servicenow) (string, error) {
 type origin string
 
 const (
-	byJob      origin = "a flow or another script"
+	byCaller   origin = "a flow or another script"
 	bySchedule origin = "a schedule"
 	byHand     origin = "hand or webhook"
 )
 
-// startedBy tells a run that a flow or another script called, which reuses what is
-// cached, from one of its own. That one asks ServiceNow even if the cache is good:
-// it verifies the credentials, renews the token before it runs out and heals a
-// revoked one.
+// startedBy returns who started this run. One that a flow or another script called
+// reuses what is cached. A run of its own, by a schedule or by hand, asks ServiceNow
+// even if the cache is good: to verify the credentials, to renew the token before it
+// runs out, to replace a revoked one.
 //
-// Windmill sets WM_FLOW_JOB_ID for every run that something called. It also wraps
-// a script into a flow of one step where its schedule has a retry or a skip
-// handler; that flow has the script's own path (schedule.rs), except on an agent
-// worker, where it may have none: such a run counts as called. WM_SCHEDULE_PATH alone
-// tells nothing: the steps of a scheduled flow have it, too.
+// Windmill sets WM_FLOW_JOB_ID for every run that something called, but also where a
+// schedule has a retry or a skip handler: it wraps the script into a flow of one step,
+// with the script's own path (schedule.rs). On an agent worker that path may be
+// missing: such a run counts as called. WM_SCHEDULE_PATH alone tells nothing: the
+// steps of a scheduled flow have it, too.
 func startedBy() origin {
 	called := os.Getenv("WM_FLOW_JOB_ID") != "" && os.Getenv("WM_FLOW_PATH") != os.Getenv("WM_JOB_PATH")
 	switch {
 	case called, os.Getenv("WM_JOB_ID") == "": // without a job's id, the environment does not say
-		return byJob
+		return byCaller
 	case os.Getenv("WM_SCHEDULE_PATH") != "":
 		return bySchedule
 	}
@@ -304,25 +302,24 @@ func (r record) remaining() time.Duration {
 	return time.Duration(r.ExpiresAt-now().Unix()) * time.Second
 }
 
-// seal binds a token and its expiry to these credentials: a record of another
-// instance, user or password, or one that somebody planted or stretched, has not
-// got it.
+// seal binds a token and its expiry to these credentials. No record of another
+// instance, user or password has it, and none that somebody planted or stretched.
 func (snow servicenow) seal(r record) string {
-	return snow.sign(snow.InstanceURL, snow.ClientID, snow.Username, snow.Password,
-		r.Token, strconv.FormatInt(r.ExpiresAt, 10))
+	return snow.sign(snow.InstanceURL, snow.ClientID, snow.Username, snow.Password, r.Token, r.ExpiresAt)
 }
 
 // loginSeal does the same for a login. Its first part keeps the two kinds apart.
 func (snow servicenow) loginSeal(l login) string {
 	return snow.sign("login", snow.InstanceURL, snow.ClientID, snow.Username, snow.Password,
-		l.By, strconv.FormatInt(l.At, 10), strconv.Itoa(l.Refusals), strconv.FormatInt(l.RefusedAt, 10), l.Outcome)
+		l.By, l.At, l.Refusals, l.RefusedAt, l.Outcome)
 }
 
 // sign returns the HMAC-SHA256 of parts in hex.
-func (snow servicenow) sign(parts ...string) string {
+func (snow servicenow) sign(parts ...any) string {
 	mac := hmac.New(sha256.New, []byte(snow.ClientSecret))
 	for _, part := range parts {
-		fmt.Fprintf(mac, "%d:%s,", len(part), part) // the length tells "ab","c" from "a","bc"
+		text := fmt.Sprint(part)
+		fmt.Fprintf(mac, "%d:%s,", len(text), text) // the length tells "ab","c" from "a","bc"
 	}
 	return hex.EncodeToString(mac.Sum(nil))
 }
@@ -339,27 +336,30 @@ func (snow servicenow) understand(value any) cache {
 	_ = json.Unmarshal(encoded, &stored) // a field of another type stays empty
 	// To other readers a field is what its exact name says; to encoding/json, what "Token" says, too.
 	r := stored.record
-	r.InstanceURL = snow.InstanceURL
+	r.InstanceURL = snow.InstanceURL // no other is believed
 	if fields["token"] == r.Token && fields["expires_at"] == float64(r.ExpiresAt) &&
 		fields["instance_url"] == r.InstanceURL && hmac.Equal([]byte(r.Seal), []byte(snow.seal(r))) {
 		found.record = r
 	}
 	found.login = stored.Login
 	if hmac.Equal([]byte(found.login.Seal), []byte(snow.loginSeal(found.login))) {
-		found.own = found.login
+		found.trusted = found.login
 	}
 	return found
 }
 
 // readCache reads the resource, again if that fails.
 func readCache(ctx context.Context, snow servicenow) (cache, error) {
-	var value any
 	var err error
 	for try := range 2 {
 		if try > 0 {
-			<-after(tryPause)
+			sleep(tryPause)
 		}
-		value, err = callWindmill(ctx, readLimit, func() (any, error) { return wmill.GetResource(cachePath) })
+		var value any // of this try alone: a call that was given up may still set it
+		err = callWindmill(ctx, readLimit, func() (err error) {
+			value, err = wmill.GetResource(cachePath)
+			return err
+		})
 		if err == nil || strings.HasPrefix(err.Error(), "Not found") { // the latter where nothing is cached yet
 			return snow.understand(value), nil
 		}
@@ -369,9 +369,7 @@ func readCache(ctx context.Context, snow servicenow) (cache, error) {
 
 // writeCache gives the resource a new value.
 func writeCache(ctx context.Context, value any) error {
-	_, err := callWindmill(ctx, storeLimit, func() (any, error) {
-		return nil, wmill.SetResource(cachePath, value, cacheType)
-	})
+	err := callWindmill(ctx, storeLimit, func() error { return wmill.SetResource(cachePath, value, cacheType) })
 	if err != nil {
 		return cacheError(cachePath + " cannot be written: " + describeWindmill(err))
 	}
@@ -386,7 +384,7 @@ func store(snow servicenow, fresh record, unclaimed bool) error {
 	defer cancel()
 	failed := writeCache(ctx, fresh)
 	if failed != nil {
-		<-after(tryPause)
+		sleep(tryPause)
 		failed = writeCache(ctx, fresh)
 	}
 	switch {
@@ -399,50 +397,43 @@ func store(snow servicenow, fresh record, unclaimed bool) error {
 	// A login at the same time brings the same token, with an expiry some seconds apart.
 	there := found.record.Token == fresh.Token && found.record.ExpiresAt > fresh.ExpiresAt-expiryMargin
 	switch {
-	case there && failed == nil:
-		return nil
-	case there && found.login == (login{}): // our claim is gone, so that only an answer was lost
+	case there && (failed == nil || found.login == (login{})): // without our claim, only an answer was lost
 		return nil
 	case failed != nil:
 		return failed
 	case err != nil:
 		return err
 	}
-	return errNotStored()
+	return notStored()
 }
 
-// errNotStored is a write that Windmill answered with success but did not do.
-func errNotStored() error {
+// notStored is the error of a write that Windmill answered with success but did not do.
+func notStored() error {
 	return cacheError(cachePath + " cannot be written: Windmill reported success, but it is not there. " + checkRights())
 }
 
 // callWindmill bounds a call of the client, which waits for ever and panics on a
 // 200 that is not JSON. A call that is given up goes on until the process ends.
-func callWindmill(ctx context.Context, limit time.Duration, call func() (any, error)) (any, error) {
+func callWindmill(ctx context.Context, limit time.Duration, call func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if ctx.Err() != nil { // a call that nobody waits for may still write
-		return nil, ctx.Err()
+	if ctx.Err() != nil { // no call is begun for which nobody waits: it might still write
+		return ctx.Err()
 	}
-	type reply struct {
-		value any
-		err   error
-	}
-	replies := make(chan reply, 1)
+	ended := make(chan error, 1)
 	go func() {
 		defer func() {
 			if recover() != nil {
-				replies <- reply{err: errors.New("panic")}
+				ended <- errors.New("panic")
 			}
 		}()
-		value, err := call()
-		replies <- reply{value, err}
+		ended <- call()
 	}()
 	select {
-	case r := <-replies:
-		return r.value, r.err
+	case err := <-ended:
+		return err
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return ctx.Err()
 	}
 }
 
@@ -488,16 +479,16 @@ func checkRights() string {
 // underWay reports whether a job is logging in.
 func (l login) underWay(now time.Time) bool {
 	began := time.Unix(l.At, 0)
-	return l.By != "" && now.Sub(began) < loginLimit && began.Sub(now) <= clockSpread
+	return l.By != "" && now.Sub(began) < loginLimit && began.Sub(now) <= clockSkew
 }
 
-// heldUntil returns until when a run must not ask since ServiceNow refused these
-// credentials. ServiceNow locks a user after five refusals in a row, or after three
+// heldUntil returns until when a run must not ask, because ServiceNow refused these
+// credentials before. ServiceNow locks a user after five refusals in a row, or after three
 // where one counts more than once (KB0749501).
 func heldUntil(last login, started origin, now time.Time) time.Time {
 	refused := time.Unix(last.RefusedAt, 0)
 	switch {
-	case last.Refusals <= 0, refused.After(now.Add(clockSpread)):
+	case last.Refusals <= 0, refused.After(now.Add(clockSkew)):
 		return time.Time{}
 	// A person may have mended something, and may press Run again and again.
 	case started == byHand:
@@ -509,96 +500,6 @@ func heldUntil(last login, started origin, now time.Time) time.Time {
 		return refused.Add(6 * time.Hour)
 	}
 	return refused.Add(untilMended)
-}
-
-// awaitTurn returns a token, a cached one or that of the login for which this run
-// waited, or else until when the run may ask ServiceNow: its login is claimed then, or
-// the cache cannot be used, as a cacheError says.
-func awaitTurn(snow servicenow, started origin) (token string, askUntil time.Time, err error) {
-	begun := now()
-	found, err := readCache(context.Background(), snow)
-	if err == nil && started == byJob && !found.record.usable() {
-		fmt.Println(whyNotReused(found))
-	}
-	waited := false    // for another job's login, so that its outcome is taken, whatever it is
-	unchanged := false // by this run's last claim
-	for err == nil {
-		at := now()
-		held := heldUntil(found.own, started, at)
-		switch {
-		case started == byJob && found.record.usable(),
-			// What another job's login has just brought will do even for its last minute. It
-			// may be the very record that was there before.
-			(waited || unchanged && started == byJob) && found.login == (login{}) && found.record.remaining() > 0:
-			fmt.Printf("Reused the token of %q at %s: %s has it, valid for another %s.\n",
-				snow.Username, snow.InstanceURL, cachePath, found.record.remaining())
-			return found.record.Token, time.Time{}, nil
-		case waited && found.own.By == "" && found.own.Outcome != "":
-			return "", time.Time{}, fmt.Errorf("the login of another job, for which this run waited, failed: %s. "+
-				"That job's log says what to check", found.own.Outcome)
-		case found.login.underWay(at) && at.Sub(begun) < lastWait:
-			found, err = awaitEnd(snow, found, min(loginLimit, lastWait-at.Sub(begun)))
-			waited = true
-		case at.Before(held):
-			return "", time.Time{}, heldBack(found.own, started, held)
-		case at.Sub(begun) > lastClaim:
-			return "", time.Time{}, errors.New("other jobs have been logging in all the time, and none stored a token: " +
-				"their logs say why. Run again later")
-		default:
-			var ours bool
-			before := found.value
-			if found, ours, err = claim(snow, found); ours {
-				return "", at.Add(askLimit), nil
-			}
-			// An old Windmill server answers 200 and stores nothing where the job may not
-			// write. Once it may be chance: another job's login can bring back the very
-			// record that was there, to the second.
-			same := reflect.DeepEqual(found.value, before)
-			if same && unchanged && err == nil {
-				err = errNotStored()
-			}
-			waited, unchanged = waited || !same, same
-		}
-	}
-	return "", begun.Add(min(now().Sub(begun)+askLimit, lastAnswer)), err
-}
-
-// awaitEnd waits until the login under way has ended, and returns what is in the
-// cache then. One that has not ended within limit is dead, whatever the clocks say.
-func awaitEnd(snow servicenow, found cache, limit time.Duration) (cache, error) {
-	other, name := found.login.By, "Another job"
-	if found.own == found.login { // else it may be anything that somebody planted
-		name = fmt.Sprintf("Job %.40q", other)
-	}
-	fmt.Println(name + " is logging in: waiting for it.")
-	latest := now().Add(limit)
-	pause := claimPause + rand.N(claimPause) // a login may be short, so the first look comes soon
-	for found.login.By == other && found.login.underWay(now()) && now().Before(latest) {
-		<-after(pause)
-		pause = time.Second
-		var err error
-		if found, err = readCache(context.Background(), snow); err != nil {
-			return cache{}, err
-		}
-	}
-	if found.login.By == other {
-		fmt.Println("It has not ended in time: no longer waiting for it.")
-		found.login.At = 0
-	}
-	return found, nil
-}
-
-// whyNotReused tells why a run that may reuse a token logs in.
-func whyNotReused(found cache) string {
-	fields, _ := found.value.(map[string]any)
-	switch {
-	case found.record.Token != "":
-		return "The token in " + cachePath + " has expired or is about to: logging in."
-	case fields == nil, fields["token"] == "":
-		return "Nothing cached yet in " + cachePath + ": logging in."
-	}
-	return "The record in " + cachePath + " is of another instance or user, or from another script: replacing it. " +
-		"If this comes every time, two configurations share this cache."
 }
 
 // heldBack is the error of a run that does not ask before until.
@@ -618,48 +519,138 @@ func heldBack(last login, started origin, until time.Time) error {
 		last.Refusals, refused.Format(time.RFC3339), last.Outcome, who, next, otherwise)
 }
 
+// awaitTurn returns the token that this run may reuse: the cached one, or that of a login
+// for which it waited. Otherwise it claims the login and returns until when this run may
+// ask ServiceNow. If the cache cannot be used, it returns that time and a cacheError.
+func awaitTurn(snow servicenow, started origin) (token string, askUntil time.Time, err error) {
+	begun := now()
+	found, err := readCache(context.Background(), snow)
+	if err == nil && started == byCaller && !found.record.usable() {
+		fmt.Println(whyNotReused(found))
+	}
+	waited := false    // for another job's login, so that its outcome is taken, whatever it is
+	unchanged := false // by this run's last claim
+	for err == nil {
+		at := now()
+		age := at.Sub(begun)
+		held := heldUntil(found.trusted, started, at)
+		reusable := started == byCaller && found.record.usable()
+		// What another job's login has just brought will do even for its last minute. It
+		// may be the very record that was there before.
+		brought := (waited || unchanged && started == byCaller) && found.login == (login{}) && found.record.remaining() > 0
+		switch {
+		case reusable, brought:
+			fmt.Printf("Reused the token of %q at %s: %s has it, valid for another %s.\n",
+				snow.Username, snow.InstanceURL, cachePath, found.record.remaining())
+			return found.record.Token, time.Time{}, nil
+		case waited && found.trusted.By == "" && found.trusted.Outcome != "":
+			return "", time.Time{}, fmt.Errorf("the login of another job, for which this run waited, failed: %s. "+
+				"That job's log says what to check", found.trusted.Outcome)
+		case found.login.underWay(at) && age < lastWait:
+			found, err = awaitEnd(snow, found, min(loginLimit, lastWait-age))
+			waited = true
+		case at.Before(held):
+			return "", time.Time{}, heldBack(found.trusted, started, held)
+		case age > lastClaim:
+			return "", time.Time{}, errors.New("other jobs have been logging in all the time, and none stored a token: " +
+				"their logs say why. Run again later")
+		default:
+			again, ours, failed := claim(snow, found)
+			if ours {
+				return "", at.Add(askLimit), nil
+			}
+			// An old Windmill server answers 200 and stores nothing where the job may not
+			// write. Once it may be chance: another job's login can bring back the very
+			// record that was there, to the second.
+			same := reflect.DeepEqual(again.value, found.value)
+			if same && unchanged && failed == nil {
+				failed = notStored()
+			}
+			waited, unchanged = waited || !same, same
+			found, err = again, failed
+		}
+	}
+	// No claim of this run's limits it here, only the minute.
+	return "", begun.Add(min(now().Sub(begun)+askLimit, lastAnswer)), err
+}
+
+// awaitEnd waits until the login under way has ended, and returns what is in the
+// cache then. One that has not ended within limit is dead, whatever the clocks say.
+func awaitEnd(snow servicenow, found cache, limit time.Duration) (cache, error) {
+	other, name := found.login.By, "Another job"
+	if found.trusted == found.login { // else it may be anything that somebody planted
+		name = fmt.Sprintf("Job %.40q", other)
+	}
+	fmt.Println(name + " is logging in: waiting for it.")
+	latest := now().Add(limit)
+	pause := claimPause + rand.N(claimPause) // a login may be short, so the first look comes soon
+	for found.login.By == other && found.login.underWay(now()) && now().Before(latest) {
+		sleep(pause)
+		pause = time.Second
+		var err error
+		if found, err = readCache(context.Background(), snow); err != nil {
+			return cache{}, err
+		}
+	}
+	if found.login.By == other {
+		fmt.Println("It has not ended in time: no longer waiting for it.")
+		found.login.At = 0 // so that it is no longer under way, even by a clock that is ahead
+	}
+	return found, nil
+}
+
+// whyNotReused tells why a run that may reuse a token logs in.
+func whyNotReused(found cache) string {
+	fields, _ := found.value.(map[string]any)
+	switch {
+	case found.record.Token != "":
+		return "The token in " + cachePath + " has expired or is about to: logging in."
+	case fields == nil, fields["token"] == "":
+		return "Nothing cached yet in " + cachePath + ": logging in."
+	}
+	return "The record in " + cachePath + " is of another instance or user, or from another script: replacing it. " +
+		"If this comes every time, two configurations share this cache."
+}
+
 // claim writes this run into the record as the one that logs in. The login is ours
 // if that still stands there after a pause; again is what stands there.
 func claim(snow servicenow, found cache) (again cache, ours bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), claimLimit)
 	defer cancel()
 	began := now()
-	mine := found.own // its refusals go on counting
+	mine := found.trusted // its refusals go on counting
 	mine.By, mine.At = os.Getenv("WM_JOB_ID"), began.Unix()
 	if mine.By == "" {
 		mine.By = fmt.Sprintf("%016x", rand.Uint64())
 	}
 	mine.Seal = snow.loginSeal(mine)
 	failed := writeCache(ctx, snow.withLogin(found.value, mine))
-	// Another job may have read the record before our claim was there. It writes its
-	// own within the time that a write takes. Of the limit, the reading needs its part.
+	// A job that read the record just before our write may claim it, too. It needs about as
+	// long for that as our write took, so we wait as long, but leave time to read it back.
 	took := now().Sub(began)
-	<-after(max(claimPause, min(took, claimLimit-took-readLimit)))
+	sleep(max(claimPause, min(took, claimLimit-took-readLimit)))
 	again, err = readCache(ctx, snow)
-	switch {
-	case again.login == mine: // where the write failed, only its answer was lost
-		return again, true, nil
-	case failed != nil:
+	ours = again.login == mine
+	if failed != nil && !ours { // if it is ours, only the answer to the write was lost
 		return again, false, failed
 	}
-	return again, false, err
+	return again, ours, err
 }
 
 // withLogin returns value with l as its login, and all else as it was read, unless
 // value is no object or repeats a secret.
 func (snow servicenow) withLogin(value any, l login) map[string]any {
-	fields, isObject := value.(map[string]any)
-	if !isObject || snow.repeatedIn(value) {
-		fields = map[string]any{"token": "", "expires_at": 0} // so that every reader finds its fields
+	fields := map[string]any{"token": "", "expires_at": 0} // so that every reader finds its fields
+	if object, ok := value.(map[string]any); ok && !snow.repeatedIn(value) {
+		fields = maps.Clone(object)
 	}
-	fields = maps.Clone(fields)
 	fields["login"] = l
 	return fields
 }
 
-// repeatedIn reports whether value has one of snow's secrets in it. Windmill puts a
-// variable's value in the place of "$var:…" when a resource is read: what somebody
-// planted like that must not be written back as plain text.
+// repeatedIn reports whether a string in value is one of snow's secrets. Somebody may
+// have planted "$var:…", which Windmill expands when it reads a resource: written back,
+// the secret would stand there in plain text.
 func (snow servicenow) repeatedIn(value any) bool {
 	encoded, _ := json.Marshal(value)
 	password, _ := json.Marshal(snow.Password)
@@ -672,27 +663,28 @@ func storeFailure(snow servicenow, failed *loginError) {
 	ctx, cancel := context.WithTimeout(context.Background(), storeLimit)
 	defer cancel()
 	var err error
-	var last login
+	var written login // by the first try
 	for try := range 2 {
 		if try > 0 {
-			<-after(tryPause)
+			sleep(tryPause)
 		}
 		var found cache
 		if found, err = readCache(ctx, snow); err != nil {
 			continue
 		}
-		if found.own == last && last.Seal != "" {
+		ended := found.trusted // its refusals go on counting
+		if ended == written && written.Seal != "" {
 			return // only the answer to the first write was lost
 		}
-		last = found.own
-		last.By, last.Outcome = "", fmt.Sprintf("%.200s", failed.outcome)
+		ended.By, ended.Outcome = "", fmt.Sprintf("%.200s", failed.outcome)
 		if failed.refused {
-			last.Refusals, last.RefusedAt = last.Refusals+1, now().Unix()
+			ended.Refusals, ended.RefusedAt = ended.Refusals+1, now().Unix()
 		}
-		last.Seal = snow.loginSeal(last)
-		if err = writeCache(ctx, snow.withLogin(found.value, last)); err == nil {
+		ended.Seal = snow.loginSeal(ended)
+		if err = writeCache(ctx, snow.withLogin(found.value, ended)); err == nil {
 			return
 		}
+		written = ended
 	}
 	fmt.Printf("Other runs could not be told that this login failed: %v\n", err)
 }
@@ -714,8 +706,7 @@ func askServiceNow(snow servicenow, until time.Time) (record, *loginError) {
 			}
 			return fresh, nil
 		}
-		// Jitter spreads jobs that failed together. Without a Retry-After, the second pause
-		// is longer than the first.
+		// Jitter spreads jobs that failed together.
 		pause := firstPause << (attempt - 1)
 		pause = max(pause+rand.N(pause), failed.pause)
 		// What three attempts do not get past is for a later run.
@@ -723,7 +714,7 @@ func askServiceNow(snow servicenow, until time.Time) (record, *loginError) {
 			return record{}, failed
 		}
 		fmt.Printf("%s; asking again in %s.\n", failed.outcome, pause.Round(100*time.Millisecond))
-		<-after(pause)
+		sleep(pause)
 	}
 }
 
@@ -737,11 +728,10 @@ func logIn(ctx context.Context, snow servicenow) (record, *loginError) {
 		"client_id":  {snow.ClientID}, "client_secret": {snow.ClientSecret},
 		"username": {snow.Username}, "password": {snow.Password},
 	})
-	var said tokenAnswer
-	var lifetime int64
-	if err == nil {
-		said, lifetime, err = got.decode()
+	if err != nil {
+		return record{}, failure(snow, answer{}, tokenAnswer{}, err)
 	}
+	said, lifetime, err := got.decode()
 	if err != nil {
 		return record{}, failure(snow, got, said, err)
 	}
@@ -759,9 +749,9 @@ func failure(snow servicenow, got answer, said tokenAnswer, err error) *loginErr
 	return &failed
 }
 
-// transport sends each request once, on a connection of its own, which HTTP/2 would
-// not promise. It is used without an http.Client, which would follow a redirect with
-// the password.
+// transport sends each request once: on a kept connection, or by HTTP/2, Go might send
+// it again by itself. There is no http.Client, which would follow a redirect and send the
+// password along.
 var transport = &http.Transport{
 	Proxy:             http.ProxyFromEnvironment,
 	DisableKeepAlives: true,
@@ -777,8 +767,8 @@ type answer struct {
 	late       bool   // the body did not end in time
 }
 
-// post sends form to endpoint. Its error means that no whole answer came; of
-// anything but a 200, half is enough.
+// post sends form to endpoint. Its error means that no whole answer came; only a 200
+// need be whole.
 func post(ctx context.Context, endpoint string, form url.Values) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
 	defer cancel()
@@ -798,7 +788,7 @@ func post(ctx context.Context, endpoint string, form url.Values) (answer, error)
 		got.redirect = location.Host
 	}
 	if got.status == http.StatusSwitchingProtocols {
-		return got, nil // what follows is the bare connection, of which a read knows no deadline
+		return got, nil // the body is the bare connection: reading it could hang past the deadline
 	}
 	got.body, err = io.ReadAll(io.LimitReader(response.Body, longestAnswer+1))
 	if err != nil && got.status == http.StatusOK {
@@ -849,11 +839,10 @@ func (a answer) decode() (said tokenAnswer, lifetime int64, err error) {
 	return said, int64(min(parsed, longestLifetime)), nil
 }
 
-// judge returns the error of a request that brought no token, with what came back as
-// its outcome. status is that of the answer, or 0 where no whole answer came; err is
-// what the answer has in the place of a token, or what broke the exchange. Go's own
-// text of the latter is shown of an untrusted certificate alone: others may quote
-// what the other side sent, or a proxy's password.
+// judge says what came back of a request that brought no token, what to check, and
+// whether asking again may help. status is 0 where no whole answer came. err is decode's
+// or, where there is no status, Go's: its text is shown only for an untrusted certificate,
+// since others may quote what the other side sent, or a proxy's password.
 func judge(status int, err error) loginError {
 	const (
 		later   = "The instance or a gateway before it is failing or busy: run again later."
@@ -877,7 +866,7 @@ func judge(status int, err error) loginError {
 		mayHelp         bool
 	}{
 		// Somebody has to wake it, whatever the status.
-		{is(errAsleep), answered + " with " + errAsleep.Error(), "Wake it at developer.servicenow.com.", false},
+		{is(errAsleep), answered + " with " + err.Error(), "Wake it at developer.servicenow.com.", false},
 
 		// A refusal counts towards the user's lock-out.
 		{status == 400 || status == 401, answered, refusalAdvice, false},
@@ -920,9 +909,8 @@ const refusalAdvice = `ServiceNow does not say why it refused the login. Check:
 - glide.oauth.inbound.ropc.grant_type.disabled: not true
 - the instance's system log: "Exception on token flow"`
 
-// details returns, in brackets, what of the answer may stand in the log: the host
-// of a redirect and the error fields (RFC 6749, section 5.2; where that has a code,
-// ServiceNow's rate limit has an object). It is "" if there is none.
+// details returns, in brackets, what of the answer may stand in the log: the host of
+// a redirect and the error's texts. It is "" if there are none.
 func (a answer) details(said tokenAnswer, snow servicenow) string {
 	code, _ := said.Error.(string)
 	object, _ := said.Error.(map[string]any)
@@ -949,7 +937,7 @@ func (a answer) details(said tokenAnswer, snow servicenow) string {
 // word of 40 characters or more may be a token or a part of one.
 func quote(text string, secrets []string) string {
 	withhold := strings.ContainsAny(text, `%+&\`) || regexp.MustCompile(`[\w/=~-]{40}`).MatchString(text)
-	letters := func(text string) string { // so that no blank or unprintable character hides a secret
+	visible := func(text string) string { // so that no blank or unprintable character hides a secret
 		return strings.Map(func(r rune) rune {
 			if unicode.IsSpace(r) || !unicode.IsPrint(r) {
 				return -1
@@ -958,7 +946,7 @@ func quote(text string, secrets []string) string {
 		}, text)
 	}
 	for _, secret := range secrets {
-		withhold = withhold || letters(secret) != "" && strings.Contains(letters(text), letters(secret))
+		withhold = withhold || visible(secret) != "" && strings.Contains(visible(text), visible(secret))
 	}
 	if withhold {
 		return "(withheld, it may repeat a secret)"

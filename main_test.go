@@ -60,26 +60,17 @@ var slept atomic.Int64
 // fastForward makes main.go's pauses end at once, with the clock moved on.
 func fastForward() {
 	now = func() time.Time { return time.Now().Add(time.Duration(slept.Load())) }
-	after = func(pause time.Duration) <-chan time.Time {
-		slept.Add(int64(pause))
-		over := make(chan time.Time, 1)
-		over <- now()
-		return over
-	}
+	sleep = func(pause time.Duration) { slept.Add(int64(pause)) }
 }
 
 // setClock makes main.go take the time from clock, until the test ends, and its
 // pauses end at once.
 func setClock(t testing.TB, clock func() time.Time) {
 	t.Helper()
-	realNow, realAfter := now, after
-	t.Cleanup(func() { now, after = realNow, realAfter })
+	realNow, realSleep := now, sleep
+	t.Cleanup(func() { now, sleep = realNow, realSleep })
 	now = clock
-	after = func(time.Duration) <-chan time.Time {
-		over := make(chan time.Time, 1)
-		over <- clock()
-		return over
-	}
+	sleep = func(time.Duration) {}
 }
 
 // snowOf is the world's argument as main.go has it after its check.
@@ -871,7 +862,7 @@ func TestCacheThatAnswersTooMuchIsNotPrinted(t *testing.T) {
 }
 
 func TestCacheThatDoesNotAnswerIsGivenUp(t *testing.T) {
-	_, err := callWindmill(context.Background(), time.Millisecond, func() (any, error) { select {} })
+	err := callWindmill(context.Background(), time.Millisecond, func() error { select {} })
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("callWindmill = %v; want the end of its time", err)
 	}
@@ -1002,18 +993,18 @@ func FuzzCachedRecord(f *testing.F) {
 		if found.record != (record{}) && !made[found.record] {
 			t.Errorf("believed the record of %s", encoded)
 		}
-		if found.own != (login{}) && !logins[found.own] {
+		if found.trusted != (login{}) && !logins[found.trusted] {
 			t.Errorf("believed the login of %s", encoded)
 		}
 		found.login.underWay(time.Unix(1_800_000_000, 0))
-		heldUntil(found.login, byJob, time.Unix(1_800_000_000, 0))
+		heldUntil(found.login, byCaller, time.Unix(1_800_000_000, 0))
 		_ = whyNotReused(found)
 
 		// A claim leaves all else as it was.
 		claim := login{By: "job"}
 		claim.Seal = snow.loginSeal(claim)
 		claimed := snow.withLogin(value, claim)
-		if snow.understand(claimed).own != claim {
+		if snow.understand(claimed).trusted != claim {
 			t.Errorf("a claim in %s is not believed", encoded)
 		}
 		if fields, isObject := value.(map[string]any); isObject && !snow.repeatedIn(value) {
@@ -1034,9 +1025,8 @@ func fastClock(t *testing.T) (clock *time.Time) {
 	t.Helper()
 	at := time.Now()
 	setClock(t, func() time.Time { return at })
-	after = func(pause time.Duration) <-chan time.Time {
+	sleep = func(pause time.Duration) {
 		at = at.Add(pause)
-		return time.After(0)
 	}
 	return &at
 }
@@ -1068,10 +1058,10 @@ func TestLoginOfAnotherJobIsLookedAtAgainSoonAndThenEachSecond(t *testing.T) {
 	w := lab.New(t)
 	clock := fastClock(t)
 	var pauses []time.Duration
-	moveOn := after
-	after = func(pause time.Duration) <-chan time.Time {
+	moveOn := sleep
+	sleep = func(pause time.Duration) {
 		pauses = append(pauses, pause)
-		return moveOn(pause)
+		moveOn(pause)
 	}
 	w.Plant(t, map[string]any{"token": "", "expires_at": 0, "login": lab.Login{By: "job-1", At: clock.Unix()}})
 	r := w.RunInProcess(t, lab.FlowStep)
@@ -1106,18 +1096,18 @@ func TestHeldUntil(t *testing.T) {
 		started  origin
 		want     time.Duration // from the refusal on; 0 for not at all
 	}{
-		{"no refusal", 0, 0, byJob, 0},
-		{"a step after the first", 1, 0, byJob, 10 * time.Minute},
+		{"no refusal", 0, 0, byCaller, 0},
+		{"a step after the first", 1, 0, byCaller, 10 * time.Minute},
 		{"a schedule after the first", 1, 0, bySchedule, 10 * time.Minute},
-		{"a step after the second", 2, 0, byJob, 6 * time.Hour},
+		{"a step after the second", 2, 0, byCaller, 6 * time.Hour},
 		{"a schedule after the second", 2, 0, bySchedule, 6 * time.Hour},
-		{"a step after the third", 3, 0, byJob, never},
+		{"a step after the third", 3, 0, byCaller, never},
 		{"a schedule after the hundredth", 100, 0, bySchedule, never},
 		{"by hand after the first", 1, 0, byHand, time.Minute},
 		{"by hand after the third", 3, 0, byHand, time.Minute},
-		{"by a clock that is an hour ahead", 3, 3600, byJob, never},
-		{"by a clock that is further ahead", 3, 3601, byJob, 0},
-		{"below nothing", -1, 0, byJob, 0},
+		{"by a clock that is an hour ahead", 3, 3600, byCaller, never},
+		{"by a clock that is further ahead", 3, 3601, byCaller, 0},
+		{"below nothing", -1, 0, byCaller, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			refused := time.Unix(clock+test.ahead, 0)
@@ -1408,9 +1398,8 @@ func TestClaimIsReadAfterAsLongAsItTook(t *testing.T) {
 		w := lab.New(t)
 		clock := fastClock(t)
 		var pauses []time.Duration
-		after = func(pause time.Duration) <-chan time.Time {
+		sleep = func(pause time.Duration) {
 			pauses = append(pauses, pause)
-			return time.After(0)
 		}
 		w.Workspace.SetFault(func(n int, _ http.ResponseWriter, _ *http.Request) bool {
 			if n == 3 { // the claim is written
@@ -1487,10 +1476,10 @@ func TestCallThatFailsIsTriedAgainAfterAPause(t *testing.T) {
 		w := lab.New(t)
 		fastClock(t)
 		var pauses []time.Duration
-		moveOn := after
-		after = func(pause time.Duration) <-chan time.Time {
+		moveOn := sleep
+		sleep = func(pause time.Duration) {
 			pauses = append(pauses, pause)
-			return moveOn(pause)
+			moveOn(pause)
 		}
 		w.Workspace.SetFault(wire.Nth(call, wire.Reply(500, "text/plain", "Internal: x")))
 		if r := w.RunInProcess(t, lab.FlowStep); !r.OK() || !slices.Contains(pauses, tryPause) {
@@ -1899,9 +1888,8 @@ func TestAskingAgainPausesLongerEachTime(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			var pauses []time.Duration
 			setClock(t, time.Now)
-			after = func(pause time.Duration) <-chan time.Time {
+			sleep = func(pause time.Duration) {
 				pauses = append(pauses, pause)
-				return time.After(0)
 			}
 			w.Instance.SetFault(test.fault)
 			r := w.RunInProcess(t, lab.ByHand, "WM_TOKEN=")
@@ -2308,7 +2296,7 @@ func TestErrorsFitIntoWhatWindmillShows(t *testing.T) {
 			last := login{Refusals: 99, RefusedAt: 1_800_000_000, Outcome: fmt.Sprintf("%.200s", failed.outcome)}
 			for _, refusals := range []int{1, 2, 3} {
 				last.Refusals = refusals
-				check(heldBack(last, byJob, heldUntil(last, byJob, time.Unix(1_800_000_000, 0))).Error())
+				check(heldBack(last, byCaller, heldUntil(last, byCaller, time.Unix(1_800_000_000, 0))).Error())
 			}
 		}
 	}
@@ -2480,9 +2468,8 @@ func simulate(t *testing.T, remaining bool) {
 	w.Instance.Remaining = remaining
 	w.Setenv(t)
 	setClock(t, w.Instance.Now)
-	after = func(pause time.Duration) <-chan time.Time {
+	sleep = func(pause time.Duration) {
 		clock = clock.Add(pause)
-		return time.After(0)
 	}
 	stdout := os.Stdout
 	defer func() { os.Stdout = stdout }()
