@@ -53,8 +53,8 @@ const (
 	defaultLifetime = 1800               // ServiceNow's default, where its answer has no expires_in
 	longestLifetime = 365 * 24 * 60 * 60 // keeps expires_at a sane integer
 
-	// A run takes a minute at the most: it has asked ServiceNow after 49 s, stores what
-	// came of that within 5 s and, where it must, reads it back within 5.5 s.
+	// A run takes a minute at the most: it is done asking ServiceNow by second 49, stores
+	// what came of that within 5 s and, where it must, reads it back within 5.5 s.
 	readLimit    = 2500 * time.Millisecond // reading the cache, each of two tries
 	loginLimit   = 20 * time.Second        // a login that takes longer is taken for that of a killed job
 	claimLimit   = 10 * time.Second        // claiming the login and reading that back
@@ -377,8 +377,8 @@ func writeCache(ctx context.Context, value any) error {
 }
 
 // store puts a new record, without a login, into the cache, again if that fails.
-// Where no claim has shown that the cache can be written, unclaimed, it reads the
-// record back.
+// It reads the record back where no claim has shown that the cache can be written
+// (unclaimed), and where only the answers to its writes may have been lost.
 func store(snow servicenow, fresh record, unclaimed bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), storeLimit)
 	defer cancel()
@@ -439,7 +439,7 @@ func callWindmill(ctx context.Context, limit time.Duration, call func() error) e
 
 // describeWindmill tells the client's error by its kind, and what to check. The
 // text of the error is all that Windmill answered, where a token may stand, so it
-// is not shown. The kinds are those of Windmill's resources.rs.
+// is not shown. The kinds are those of Windmill's error.rs.
 func describeWindmill(err error) string {
 	kind, _, _ := strings.Cut(err.Error(), ":")
 	var unreachable *url.Error
@@ -521,7 +521,8 @@ func heldBack(last login, started origin, until time.Time) error {
 
 // awaitTurn returns the token that this run may reuse: the cached one, or that of a login
 // for which it waited. Otherwise it claims the login and returns until when this run may
-// ask ServiceNow. If the cache cannot be used, it returns that time and a cacheError.
+// ask ServiceNow. If the cache cannot be used, it returns that time and a cacheError. Any
+// other error says why this run must not ask.
 func awaitTurn(snow servicenow, started origin) (token string, askUntil time.Time, err error) {
 	begun := now()
 	found, err := readCache(context.Background(), snow)
@@ -640,7 +641,7 @@ func claim(snow servicenow, found cache) (again cache, ours bool, err error) {
 // withLogin returns value with l as its login, and all else as it was read, unless
 // value is no object or repeats a secret.
 func (snow servicenow) withLogin(value any, l login) map[string]any {
-	fields := map[string]any{"token": "", "expires_at": 0} // so that every reader finds its fields
+	fields := map[string]any{"token": "", "expires_at": 0} // so that every reader finds a token and an expiry
 	if object, ok := value.(map[string]any); ok && !snow.repeatedIn(value) {
 		fields = maps.Clone(object)
 	}

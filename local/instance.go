@@ -134,6 +134,9 @@ func realWindmill() (env []string, err error) {
 		return nil, fmt.Errorf("%s not set: a run on your Windmill needs BASE_INTERNAL_URL, WM_WORKSPACE and WM_TOKEN, "+
 			"a run on a throw-away Windmill none of them", strings.Join(missing, " and "))
 	}
+	if env != nil { // Windmill knows who that is, and does not tell
+		env = append(env, "WM_PERMISSIONED_AS=the owner of WM_TOKEN")
+	}
 	return env, nil
 }
 

@@ -1,14 +1,17 @@
 package windmill_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -554,25 +557,34 @@ func TestTheSecondStepEndsWhateverTheAnswer(t *testing.T) {
 	})
 }
 
-// README's Go example is a script that builds and does what it says.
-func TestReadmesGoExample(t *testing.T) {
-	_, rest, found := strings.Cut(readFile(t, "../README.md"), "```go\n")
+// example returns README's example in a language.
+func example(t *testing.T, language string) string {
+	t.Helper()
+	_, rest, found := strings.Cut(readFile(t, "../README.md"), "```"+language+"\n")
 	source, _, ended := strings.Cut(rest, "```")
 	if !found || !ended {
-		t.Fatal("README has no Go example")
+		t.Fatalf("README has no example in %s", language)
 	}
+	return source
+}
+
+// incidents answers as the table API does, to whom the token is known.
+func incidents(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != "/api/now/table/incident" || r.Header.Get("Authorization") != "Bearer "+snowToken {
+		w.WriteHeader(http.StatusUnauthorized)
+	}
+	fmt.Fprint(w, `{"result":[{"number":"INC0010001"}]}`)
+}
+
+// README's Go example is a script that builds and does what it says.
+func TestReadmesGoExample(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "example.go")
-	if err := os.WriteFile(file, []byte(source), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(example(t, "go")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	worker := newWorker(t)
 	binary := build(t, worker, file)
-	instance := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/api/now/table/incident" || r.Header.Get("Authorization") != "Bearer "+snowToken {
-			w.WriteHeader(http.StatusUnauthorized)
-		}
-		fmt.Fprint(w, `{"result":[{"number":"INC0010001"}]}`)
-	}))
+	instance := httptest.NewServer(http.HandlerFunc(incidents))
 	t.Cleanup(instance.Close)
 	for lifetime, want := range map[time.Duration]string{
 		time.Minute: `{"Result":[{"number":"INC0010001"}]}`, -time.Minute: "the ServiceNow token has expired",
@@ -586,5 +598,65 @@ func TestReadmesGoExample(t *testing.T) {
 		if err != nil || !strings.HasPrefix(string(done.Result)+done.Log, want) {
 			t.Errorf("with a token for %s: result = %s, %v; want %s\n%s", lifetime, done.Result, err, want, done.Log)
 		}
+	}
+}
+
+// README's Bash example is the other one that builds its URL and header by itself.
+func TestReadmesBashExample(t *testing.T) {
+	for _, tool := range []string{"bash", "curl", "jq"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("no %s here, as a worker has", tool)
+		}
+	}
+	empty := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusFound) }
+	worker := newWorker(t)
+	soon := time.Now().Add(time.Minute).Unix()
+	for name, test := range map[string]struct {
+		record map[string]any // its instance_url is added, unless it has one
+		serve  http.HandlerFunc
+		want   string // the result; "" for a failure
+		calls  int32
+	}{
+		"a token":                       {map[string]any{"token": snowToken, "expires_at": soon}, incidents, `[{"number":"INC0010001"}]`, 1},
+		"an expired token":              {map[string]any{"token": snowToken, "expires_at": soon - 120}, incidents, "", 0},
+		"a token that was revoked":      {map[string]any{"token": "another", "expires_at": soon}, incidents, "", 1},
+		"an answer without a body":      {map[string]any{"token": snowToken, "expires_at": soon}, empty, "", 1},
+		"a record of the Python script": {map[string]any{"token": snowToken, "expires_at": soon, "instance_url": nil}, incidents, "", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var calls atomic.Int32
+			instance := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				calls.Add(1)
+				test.serve(w, r)
+			}))
+			t.Cleanup(instance.Close)
+			if _, set := test.record["instance_url"]; !set {
+				test.record["instance_url"] = instance.URL
+			}
+			setResource(t, worker, cachePath, "state", test.record)
+			folder := t.TempDir()
+			authority := filepath.Join(folder, "authority.pem")
+			certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: instance.Certificate().Raw})
+			if err := os.WriteFile(authority, certificate, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			command := exec.Command("bash", "-c", example(t, "bash"))
+			command.Dir = folder
+			command.Env = []string{"PATH=" + os.Getenv("PATH"), "BASE_INTERNAL_URL=" + worker.BaseURL,
+				"WM_WORKSPACE=" + worker.Workspace.Name, "WM_TOKEN=" + jobToken, "CURL_CA_BUNDLE=" + authority}
+			output, err := command.CombinedOutput()
+			result, _ := os.ReadFile(filepath.Join(folder, "result.json"))
+			var compact bytes.Buffer
+			if err == nil {
+				err = json.Compact(&compact, result)
+			}
+			if got := compact.String(); got != test.want || (err == nil) != (test.want != "") || calls.Load() != test.calls {
+				t.Errorf("result = %q, %v with %d calls to the instance; want %q with %d\n%s",
+					got, err, calls.Load(), test.want, test.calls, output)
+			}
+			if strings.Contains(string(output), snowToken) || strings.Contains(string(output), "null") {
+				t.Errorf("printed:\n%s", output)
+			}
+		})
 	}
 }

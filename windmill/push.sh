@@ -7,8 +7,8 @@
 # name, or that the further arguments name, which are flags of the wmill CLI, or
 # else the CLI's active one. FOLDER is the folder there, ServiceNow by default.
 #
-# Of the script only code, summary, description and form are updated, and of
-# everything else nothing that the workspace has. Neither `wmill sync push`, which
+# Of the script only code, summary, description and form are updated. Everything else
+# is created where it is missing. Neither `wmill sync push`, which
 # deletes what it does not find here, nor `wmill generate-metadata`, which takes
 # the resource picker away, has a place here.
 set -euo pipefail
@@ -196,7 +196,10 @@ case $what in
     node "$helper" arguments "${RESOURCE:-f/${folder}_login/servicenow}" |
       node "$helper" run "$limit" "$cli" script run "$script" -d @- ${flags[@]+"${flags[@]}"} 2>&1 | plain
     ;;
-  workspace) node "$cli" workspace add ${flags[@]+"${flags[@]}"} ;;
+  workspace)
+    [ -z "${WMILL_TOKEN:-}" ] || fail "WMILL_BASE_URL, WMILL_WORKSPACE and WMILL_TOKEN name a workspace already." \
+      "To have the wmill CLI keep one instead, unset them first."
+    node "$cli" workspace add ${flags[@]+"${flags[@]}"} ;;
   lint)
     wmill lint . --fail-on-warn || fail "$output" "$said"
     printf '%s\n' "$output" | plain

@@ -869,6 +869,10 @@ func TestPushFindsTheWorkspace(t *testing.T) {
 		if err == nil || !strings.Contains(output, "WMILL_BASE_URL must be your Windmill's address") {
 			t.Errorf("make push to what is no address = %v; want an error\n%s", err, output)
 		}
+		output, err = runMake(t, dir, reg.env(), "workspace")
+		if err == nil || !strings.Contains(output, "unset them first") {
+			t.Errorf("make workspace beside one of the environment = %v; want an error\n%s", err, output)
+		}
 	})
 	t.Run("and refuses a wrong token", func(t *testing.T) {
 		t.Parallel()

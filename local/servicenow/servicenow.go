@@ -22,8 +22,8 @@ type Account struct {
 	ClientID, ClientSecret, Username, Password string
 }
 
-// Instance answers POST /oauth_token.do and GET /api/now/stats/incident. Its
-// fields are to be set before it is served; the zero value has no accounts.
+// Instance answers POST /oauth_token.do and GET /api/now/stats/incident. Set
+// its fields before it is served; the zero value has no accounts.
 type Instance struct {
 	wire.Recorder
 
@@ -234,7 +234,7 @@ func (i *Instance) issue() string {
 
 // refuse answers as ServiceNow does to nearly every refused login, whatever the cause.
 func refuse(w http.ResponseWriter) {
-	answer(w, http.StatusUnauthorized, map[string]any{"error_description": "access_denied", "error": "server_error"})
+	answer(w, http.StatusUnauthorized, json.RawMessage(`{"error_description":"access_denied","error":"server_error"}`))
 }
 
 func answer(w http.ResponseWriter, status int, body any) {

@@ -168,7 +168,9 @@ func (ws *Workspace) serveValue(w http.ResponseWriter, path string, rights Right
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(value) // a client that has gone needs no answer
+	bare := json.NewEncoder(w)
+	bare.SetEscapeHTML(false)
+	_ = bare.Encode(value) // a client that has gone needs no answer
 }
 
 func (ws *Workspace) serveCreate(w http.ResponseWriter, r *http.Request, rights Rights) {
@@ -304,7 +306,7 @@ const protected = "Permission denied: Cannot directly deploy in this workspace. 
 
 // refuse answers in the way of Windmill's errors.
 func refuse(w http.ResponseWriter, status int, text string) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Content-Type", "text/plain")
 	w.WriteHeader(status)
 	_, _ = w.Write([]byte(text)) // a client that has gone needs no answer
 }
