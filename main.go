@@ -76,6 +76,7 @@ const (
 	longestRetryAfter = 5 * time.Second
 	shortestAttempt   = 2 * time.Second // with less time left, asking again would only bring a timeout
 	longestAnswer     = 1 << 20         // bytes; a token's answer has a few hundred
+	tellingPart       = 6               // bytes in a row of a secret that no text may repeat
 )
 
 // now and sleep are variables for the tests to replace.
@@ -360,33 +361,34 @@ func readCache(ctx context.Context, snow servicenow) (cache, error) {
 			value, err = wmill.GetResource(cachePath)
 			return err
 		})
-		if err == nil || strings.HasPrefix(err.Error(), "Not found") { // the latter where nothing is cached yet
+		if err == nil || strings.HasPrefix(err.Error(), "Not found:") { // the latter where nothing is cached yet
 			return snow.understand(value), nil
 		}
 	}
 	return cache{}, cacheError(cachePath + " cannot be read: " + describeWindmill(err))
 }
 
-// writeCache gives the resource a new value.
+// writeCache gives the resource a new value, again if that fails.
 func writeCache(ctx context.Context, value any) error {
-	err := callWindmill(ctx, storeLimit, func() error { return wmill.SetResource(cachePath, value, cacheType) })
-	if err != nil {
-		return cacheError(cachePath + " cannot be written: " + describeWindmill(err))
+	ctx, cancel := context.WithTimeout(ctx, storeLimit)
+	defer cancel()
+	var err error
+	for try := range 2 {
+		if try > 0 {
+			sleep(tryPause)
+		}
+		err = callWindmill(ctx, storeLimit, func() error { return wmill.SetResource(cachePath, value, cacheType) })
+		if err == nil {
+			return nil
+		}
 	}
-	return nil
+	return cacheError(cachePath + " cannot be written: " + describeWindmill(err))
 }
 
-// store puts a new record, without a login, into the cache, again if that fails.
-// It reads the record back where no claim has shown that the cache can be written
+// store puts a new record, without a login, into the cache. It reads the record back where no claim has shown that the cache can be written
 // (unclaimed), and where only the answers to its writes may have been lost.
 func store(snow servicenow, fresh record, unclaimed bool) error {
-	ctx, cancel := context.WithTimeout(context.Background(), storeLimit)
-	defer cancel()
-	failed := writeCache(ctx, fresh)
-	if failed != nil {
-		sleep(tryPause)
-		failed = writeCache(ctx, fresh)
-	}
+	failed := writeCache(context.Background(), fresh)
 	switch {
 	case failed == nil && !unclaimed:
 		return nil
@@ -529,6 +531,7 @@ func awaitTurn(snow servicenow, started origin) (token string, askUntil time.Tim
 	if err == nil && started == byCaller && !found.record.usable() {
 		fmt.Println(whyNotReused(found))
 	}
+	first := found.record
 	waited := false    // for another job's login, so that its outcome is taken, whatever it is
 	unchanged := false // by this run's last claim
 	for err == nil {
@@ -536,9 +539,12 @@ func awaitTurn(snow servicenow, started origin) (token string, askUntil time.Tim
 		age := at.Sub(begun)
 		held := heldUntil(found.trusted, started, at)
 		reusable := started == byCaller && found.record.usable()
-		// What another job's login has just brought will do even for its last minute. It
-		// may be the very record that was there before.
-		brought := (waited || unchanged && started == byCaller) && found.login == (login{}) && found.record.remaining() > 0
+		// What another job's login has just brought will do even for its last minute. It may
+		// be the very record that was there before. Beside a login of other credentials it
+		// must be newer.
+		alone, newer := found.login == (login{}), found.record.ExpiresAt > first.ExpiresAt
+		brought := found.record.remaining() > 0 &&
+			(waited && (alone || newer) || unchanged && alone && started == byCaller)
 		switch {
 		case reusable, brought:
 			fmt.Printf("Reused the token of %q at %s: %s has it, valid for another %s.\n",
@@ -577,7 +583,7 @@ func awaitTurn(snow servicenow, started origin) (token string, askUntil time.Tim
 
 // awaitEnd waits until the login under way has ended, and returns what is in the
 // cache then. One that has not ended within limit is dead, whatever the clocks say.
-func awaitEnd(snow servicenow, found cache, limit time.Duration) (cache, error) {
+func awaitEnd(snow servicenow, found cache, limit time.Duration) (_ cache, err error) {
 	other, name := found.login.By, "Another job"
 	if found.trusted == found.login { // else it may be anything that somebody planted
 		name = fmt.Sprintf("Job %.40q", other)
@@ -588,16 +594,16 @@ func awaitEnd(snow servicenow, found cache, limit time.Duration) (cache, error) 
 	for found.login.By == other && found.login.underWay(now()) && now().Before(latest) {
 		sleep(pause)
 		pause = time.Second
-		var err error
-		if found, err = readCache(context.Background(), snow); err != nil {
-			return cache{}, err
+		var again cache // a look that failed counts only if it was the last one
+		if again, err = readCache(context.Background(), snow); err == nil {
+			found = again
 		}
 	}
-	if found.login.By == other {
+	if err == nil && found.login.By == other {
 		fmt.Println("It has not ended in time: no longer waiting for it.")
 		found.login.At = 0 // so that it is no longer under way, even by a clock that is ahead
 	}
-	return found, nil
+	return found, err
 }
 
 // whyNotReused tells why a run that may reuse a token logs in.
@@ -631,11 +637,13 @@ func claim(snow servicenow, found cache) (again cache, ours bool, err error) {
 	took := now().Sub(began)
 	sleep(max(claimPause, min(took, claimLimit-took-readLimit)))
 	again, err = readCache(ctx, snow)
-	ours = again.login == mine
-	if failed != nil && !ours { // if it is ours, only the answer to the write was lost
+	switch {
+	case again.login == mine: // where the write failed, only its answer was lost
+		return again, true, nil
+	case failed != nil && (err != nil || reflect.DeepEqual(again.value, found.value)):
 		return again, false, failed
 	}
-	return again, ours, err
+	return again, false, err
 }
 
 // withLogin returns value with l as its login, and all else as it was read, unless
@@ -663,31 +671,23 @@ func (snow servicenow) repeatedIn(value any) bool {
 func storeFailure(snow servicenow, failed *loginError) {
 	ctx, cancel := context.WithTimeout(context.Background(), storeLimit)
 	defer cancel()
-	var err error
-	var written login // by the first try
-	for try := range 2 {
-		if try > 0 {
-			sleep(tryPause)
-		}
-		var found cache
-		if found, err = readCache(ctx, snow); err != nil {
-			continue
-		}
+	found, err := readCache(ctx, snow)
+	if err != nil { // no refusal should go uncounted for a passing fault of Windmill's
+		sleep(tryPause)
+		found, err = readCache(ctx, snow)
+	}
+	if err == nil {
 		ended := found.trusted // its refusals go on counting
-		if ended == written && written.Seal != "" {
-			return // only the answer to the first write was lost
-		}
 		ended.By, ended.Outcome = "", fmt.Sprintf("%.200s", failed.outcome)
 		if failed.refused {
 			ended.Refusals, ended.RefusedAt = ended.Refusals+1, now().Unix()
 		}
 		ended.Seal = snow.loginSeal(ended)
-		if err = writeCache(ctx, snow.withLogin(found.value, ended)); err == nil {
-			return
-		}
-		written = ended
+		err = writeCache(ctx, snow.withLogin(found.value, ended))
 	}
-	fmt.Printf("Other runs could not be told that this login failed: %v\n", err)
+	if err != nil {
+		fmt.Printf("Other runs could not be told that this login failed: %v\n", err)
+	}
 }
 
 // Asking ServiceNow.
@@ -933,7 +933,7 @@ func (a answer) details(said tokenAnswer, snow servicenow) string {
 	return " (" + strings.Join(shown, ", ") + ")"
 }
 
-// quote returns text shortened and quoted, but withholds it if it repeats a
+// quote returns text shortened and quoted, but withholds it if it repeats a part of a
 // secret, or may: what has escapes of a URL, a form, HTML or JSON may hide one, and a
 // word of 40 characters or more may be a token or a part of one.
 func quote(text string, secrets []string) string {
@@ -947,7 +947,11 @@ func quote(text string, secrets []string) string {
 		}, text)
 	}
 	for _, secret := range secrets {
-		withhold = withhold || visible(secret) != "" && strings.Contains(visible(text), visible(secret))
+		secret = visible(secret)
+		part := min(len(secret), tellingPart)
+		for at := 0; part > 0 && at+part <= len(secret); at++ {
+			withhold = withhold || strings.Contains(visible(text), secret[at:at+part])
+		}
 	}
 	if withhold {
 		return "(withheld, it may repeat a secret)"

@@ -920,12 +920,12 @@ func TestCacheFaultAtEachCall(t *testing.T) {
 					})
 					r := w.Run(t, origin)
 
-					// A read is tried twice, and so is storing. The client's own read before a write
+					// A read is tried twice, and so is a write. The client's own read before a write
 					// passes over any status; Go's transport sends it again after a reset. A claim
 					// that is answered with 200 and not stored looks like that of a job whose login
 					// brought the same record again: a step uses that, a schedule claims again.
 					lost := call == claim && strings.Contains("HTML with 200, null, garbage, a value of 5 MB", fault.name)
-					unclaimed := call == claim && !lost || call <= readClaim && gone || call == findClaim && (hanging || fault.name == "garbage")
+					unclaimed := gone && call <= readClaim || hanging && (call == findClaim || call == claim)
 					reused := lost && who == "a step"
 					asked := !unclaimed && !reused || who == "a schedule"
 					ok := reused || asked && !gone && !(call >= find && hanging)
@@ -1172,6 +1172,15 @@ func TestLoginOfAnotherJobIsWaitedFor(t *testing.T) {
 		{"one with other credentials is waited for, and its token not taken", lab.FlowStep, func(t *testing.T, w *lab.World, at time.Time) {
 			w.Plant(t, map[string]any{"token": "", "expires_at": 0, "login": under(others(w), at)})
 		}, func(t *testing.T, w *lab.World, at time.Time) { success(time.Hour)(t, others(w), at) }, "OK", 1, time.Second},
+		{"a step takes its token beside a later failure of other credentials", lab.FlowStep, nil, func(t *testing.T, w *lab.World, at time.Time) {
+			success(time.Hour)(t, w, at)
+			fails(t, others(w), at)
+		}, "OK", 0, time.Second},
+		{"a schedule does not take an older token beside a failure of other credentials", lab.Schedule, func(t *testing.T, w *lab.World, at time.Time) {
+			r := w.Sealed("older-token", 20*time.Minute)
+			r.Login = under(others(w), at)
+			w.Plant(t, r)
+		}, func(t *testing.T, w *lab.World, at time.Time) { fails(t, others(w), at) }, "OK", 1, time.Second},
 		{"one with other credentials is waited for, and its failure not taken", lab.FlowStep, func(t *testing.T, w *lab.World, at time.Time) {
 			w.Plant(t, map[string]any{"token": "", "expires_at": 0, "login": under(others(w), at)})
 		}, func(t *testing.T, w *lab.World, at time.Time) { fails(t, others(w), at) }, "OK", 1, time.Second},
@@ -1234,6 +1243,59 @@ func TestLoginOfAnotherJobIsWaitedFor(t *testing.T) {
 			}
 			if cached, _ := w.Cached(t); test.logins == 1 && (cached.Login != nil || !w.Instance.Valid(cached.Token)) {
 				t.Errorf("the record is %+v; want a token of ServiceNow's and no login", cached)
+			}
+		})
+	}
+}
+
+// A Windmill that restarts is no reason to ask beside the job that is logging in.
+func TestLoginOfAnotherJobIsWaitedForIfALookFails(t *testing.T) {
+	for who, origin := range map[string][]string{"a step": lab.FlowStep, "a run by hand": lab.ByHand} {
+		for _, forGood := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, for good: %t", who, forGood), func(t *testing.T) {
+				w := lab.New(t)
+				clock := fastClock(t)
+				began := *clock
+				w.Plant(t, map[string]any{"token": "", "expires_at": 0, "login": w.SealLogin(lab.Login{By: "job-1", At: began.Unix()})})
+				w.Workspace.SetFault(func(n int, rw http.ResponseWriter, r *http.Request) bool {
+					if n == 6 {
+						w.Plant(t, w.Seal("their-token", began.Add(time.Hour).Unix()))
+					}
+					return n > 1 && (n < 6 || forGood) && wire.Reply(502, "text/plain", "")(n, rw, r)
+				})
+				r := w.RunInProcess(t, origin)
+				asks := forGood && who == "a run by hand"
+				if r.OK() == forGood || (len(r.Logins) == 1) != asks {
+					t.Errorf("result = %s with %d logins; want success: %t, a login: %t\n%s", r.Result, len(r.Logins), !forGood, asks, r.Log)
+				}
+				if waited := clock.Sub(began); forGood && (waited < 18*time.Second || waited > 25*time.Second) {
+					t.Errorf("waited %s; want the 20 s of a login", waited)
+				}
+				if forGood {
+					lab.CheckWords(t, r.Log, "cannot be ", "Job \"job-1\" is logging in: waiting for it.")
+				}
+			})
+		}
+	}
+}
+
+func TestClaimThatFailsBecauseAnotherJobIsThereIsAWait(t *testing.T) {
+	for who, origin := range map[string][]string{"a step": lab.FlowStep, "a schedule": lab.Schedule} {
+		t.Run(who, func(t *testing.T) {
+			w := lab.New(t)
+			clock := fastClock(t)
+			w.Workspace.SetFault(func(n int, rw http.ResponseWriter, r *http.Request) bool {
+				switch n {
+				case 3, 5: // both tries of the claim
+					w.Plant(t, map[string]any{"token": "", "expires_at": 0, "login": w.SealLogin(lab.Login{By: "job-1", At: clock.Unix()})})
+					return wire.Reply(500, "text/plain", "Internal: x")(n, rw, r)
+				case 7:
+					w.Plant(t, w.Seal("their-token", clock.Add(time.Hour).Unix()))
+				}
+				return false
+			})
+			if r := w.RunInProcess(t, origin); !r.OK() || len(r.Logins) != 0 {
+				t.Errorf("result = %s with %d logins; want the other job's token\n%s", r.Result, len(r.Logins), r.Log)
 			}
 		})
 	}
@@ -2042,7 +2104,9 @@ func TestQuoteWithholdsWhatRepeatsASecret(t *testing.T) {
 		{"the secret of a URL", "hunter2%20secret", withheld},
 		{"the secret of a page", "&#104;unter2", withheld},
 		{"the secret of JSON", `\u0068unter2`, withheld},
-		{"a part of the secret", "hunter2", `"hunter2"`},
+		{"a part of the secret", "a hunter", withheld},
+		{"the last part of the secret", "my secret", withheld},
+		{"a part too short to tell", "a hunt", `"a hunt"`},
 		{"quotes and line breaks", "a\n\"b\"", `"a  b "`},
 		{"a word as long as a token", "the token " + strings.Repeat("aZ09-_/=", 5), withheld},
 		{"a shorter word", strings.Repeat("a", 39), `"` + strings.Repeat("a", 39) + `"`},

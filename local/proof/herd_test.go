@@ -227,6 +227,14 @@ var herds = []herd{
 			}
 			return w.Start(t, lab.FlowStep)
 		}},
+	{name: "two users, scheduled, one with a wrong password", jobs: 50, asked: 10, limit: time.Minute, then: checkTwoUsers,
+		arrange: func(_ *testing.T, w *lab.World) { w.Secrets = []string{wrongPassword} },
+		start: func(t *testing.T, w *lab.World, i int) lab.Ran {
+			if i%2 != 0 {
+				w = second(w)
+			}
+			return w.Start(t, lab.Schedule)
+		}},
 	{name: "slow Windmill", jobs: 2, waits: true, arrange: slowWindmill, asked: 2, limit: time.Minute},
 	{name: "slow Windmill", jobs: 5, waits: true, arrange: slowWindmill, asked: 2, limit: time.Minute},
 	{name: "slow Windmill", jobs: 50, waits: true, arrange: slowWindmill, asked: 2, limit: time.Minute},
