@@ -1156,6 +1156,16 @@ func TestLoginOfAnotherJobIsWaitedFor(t *testing.T) {
 		{"a run by hand takes its token", lab.ByHand, nil, success(time.Hour), "OK", 0, time.Second},
 		{"a step takes its token even in its last minute", lab.FlowStep, nil, success(20 * time.Second), "OK", 0, time.Second},
 		{"a step does not take a token that has expired", lab.FlowStep, nil, success(-time.Second), "OK", 1, time.Second},
+		{"a step does not take a token that expires now", lab.FlowStep, nil, success(0), "OK", 1, time.Second},
+		{"a schedule takes its token even if it is the very record that was there before", lab.Schedule, func(t *testing.T, w *lab.World, at time.Time) {
+			r := w.Seal("their-token", at.Add(20*time.Minute).Unix())
+			r.Login = under(w, at)
+			w.Plant(t, r)
+		}, func(t *testing.T, w *lab.World, _ time.Time) {
+			cached, _ := w.Cached(t)
+			cached.Login = nil
+			w.Plant(t, cached)
+		}, "OK", 0, time.Second},
 		{"a step takes its failure", lab.FlowStep, nil, fails, failedWith, 0, time.Second},
 		{"a schedule takes its failure", lab.Schedule, nil, fails, failedWith, 0, time.Second},
 		{"a step logs in for itself if it never ends", lab.FlowStep, nil, nil, "OK", 1, 20 * time.Second},
@@ -1245,6 +1255,29 @@ func TestLoginOfAnotherJobIsWaitedFor(t *testing.T) {
 				t.Errorf("the record is %+v; want a token of ServiceNow's and no login", cached)
 			}
 		})
+	}
+}
+
+func TestLoginOfASecondJobIsWaitedForUntilTheRunIs35SecondsOld(t *testing.T) {
+	w := lab.New(t)
+	clock := fastClock(t)
+	began := *clock
+	plant := func(job string, at time.Time) {
+		w.Plant(t, map[string]any{"token": "", "expires_at": 0, "login": w.SealLogin(lab.Login{By: job, At: at.Unix()})})
+	}
+	plant("job-1", began)
+	second := false
+	w.Workspace.SetFault(func(int, http.ResponseWriter, *http.Request) bool {
+		if !second && clock.Sub(began) >= 15*time.Second {
+			second = true
+			plant("job-2", clock.Add(5*time.Minute)) // by a clock that is ahead
+		}
+		return false
+	})
+	r := w.RunInProcess(t, lab.FlowStep)
+	lab.CheckWords(t, r.Log, `Job "job-1" is logging in`, `Job "job-2" is logging in`, "It has not ended in time", "other jobs have been logging in")
+	if took := clock.Sub(began); len(r.Logins) != 0 || took < 34*time.Second || took > 36*time.Second {
+		t.Errorf("gave up after %s with %d logins; want 35 s and none\n%s", took, len(r.Logins), r.Log)
 	}
 }
 
@@ -2097,8 +2130,8 @@ func TestQuoteWithholdsWhatRepeatsASecret(t *testing.T) {
 		{"plain words", "access_denied", `"access_denied"`},
 		{"the secret", "hunter2 secret", withheld},
 		{"the secret in words", "not hunter2 secret!", withheld},
-		{"the secret with another blank", "hunter2\tsecret", withheld},
-		{"the secret with letters that do not print", "hun\u200bter2\u00a0secret", withheld},
+		{"the secret with other blanks", "h u\tn t e r", withheld},
+		{"the secret with letters that do not print", "h\u200bu\u200bn\u200bt\u200be\u200br", withheld},
 		{"the secret in capitals", "HUNTER2 SECRET", withheld},
 		{"the secret of a form", "hunter2+secret", withheld},
 		{"the secret of a URL", "hunter2%20secret", withheld},
