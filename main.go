@@ -368,27 +368,32 @@ func readCache(ctx context.Context, snow servicenow) (cache, error) {
 	return cache{}, cacheError(cachePath + " cannot be read: " + describeWindmill(err))
 }
 
-// writeCache gives the resource a new value, again if that fails.
+// writeCache gives the resource a new value.
 func writeCache(ctx context.Context, value any) error {
-	ctx, cancel := context.WithTimeout(ctx, storeLimit)
-	defer cancel()
-	var err error
-	for try := range 2 {
-		if try > 0 {
-			sleep(tryPause)
-		}
-		err = callWindmill(ctx, storeLimit, func() error { return wmill.SetResource(cachePath, value, cacheType) })
-		if err == nil {
-			return nil
-		}
+	err := callWindmill(ctx, storeLimit, func() error { return wmill.SetResource(cachePath, value, cacheType) })
+	if err != nil {
+		return cacheError(cachePath + " cannot be written: " + describeWindmill(err))
 	}
-	return cacheError(cachePath + " cannot be written: " + describeWindmill(err))
+	return nil
 }
 
-// store puts a new record, without a login, into the cache. It reads the record back where no claim has shown that the cache can be written
-// (unclaimed), and where only the answers to its writes may have been lost.
+// leave writes what came of a login, again if that fails.
+func leave(ctx context.Context, value any) error {
+	err := writeCache(ctx, value)
+	if err != nil {
+		sleep(tryPause)
+		err = writeCache(ctx, value)
+	}
+	return err
+}
+
+// store puts a new record, without a login, into the cache. It reads the record back
+// where no claim has shown that the cache can be written (unclaimed), and where only the
+// answers to its writes may have been lost.
 func store(snow servicenow, fresh record, unclaimed bool) error {
-	failed := writeCache(context.Background(), fresh)
+	ctx, cancel := context.WithTimeout(context.Background(), storeLimit)
+	defer cancel()
+	failed := leave(ctx, fresh)
 	switch {
 	case failed == nil && !unclaimed:
 		return nil
@@ -619,31 +624,36 @@ func whyNotReused(found cache) string {
 		"If this comes every time, two configurations share this cache."
 }
 
-// claim writes this run into the record as the one that logs in. The login is ours
-// if that still stands there after a pause; again is what stands there.
+// claim writes this run into the record as the one that logs in, again if that fails and
+// nobody else did. The login is ours if that still stands there after a pause; again is
+// what stands there.
 func claim(snow servicenow, found cache) (again cache, ours bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), claimLimit)
 	defer cancel()
-	began := now()
+	begun := now()
 	mine := found.trusted // its refusals go on counting
-	mine.By, mine.At = os.Getenv("WM_JOB_ID"), began.Unix()
+	mine.By, mine.At = os.Getenv("WM_JOB_ID"), begun.Unix()
 	if mine.By == "" {
 		mine.By = fmt.Sprintf("%016x", rand.Uint64())
 	}
 	mine.Seal = snow.loginSeal(mine)
-	failed := writeCache(ctx, snow.withLogin(found.value, mine))
-	// A job that read the record just before our write may claim it, too. It needs about as
-	// long for that as our write took, so we wait as long, but leave time to read it back.
-	took := now().Sub(began)
-	sleep(max(claimPause, min(took, claimLimit-took-readLimit)))
-	again, err = readCache(ctx, snow)
-	switch {
-	case again.login == mine: // where the write failed, only its answer was lost
-		return again, true, nil
-	case failed != nil && (err != nil || reflect.DeepEqual(again.value, found.value)):
-		return again, false, failed
+	for try := 1; ; try++ {
+		writing := now()
+		failed := writeCache(ctx, snow.withLogin(found.value, mine))
+		// A job that read the record just before our write may claim it, too. It needs about as
+		// long for that as our write took, so we wait as long, but leave time to read it back.
+		written := now()
+		sleep(max(claimPause, min(written.Sub(writing), claimLimit-readLimit-written.Sub(begun))))
+		again, err = readCache(ctx, snow)
+		switch {
+		case again.login == mine: // where the write failed, only its answer was lost
+			return again, true, nil
+		case failed == nil, err == nil && !reflect.DeepEqual(again.value, found.value):
+			return again, false, err
+		case try == 2, ctx.Err() != nil:
+			return again, false, failed
+		}
 	}
-	return again, false, err
 }
 
 // withLogin returns value with l as its login, and all else as it was read, unless
@@ -683,7 +693,7 @@ func storeFailure(snow servicenow, failed *loginError) {
 			ended.Refusals, ended.RefusedAt = ended.Refusals+1, now().Unix()
 		}
 		ended.Seal = snow.loginSeal(ended)
-		err = writeCache(ctx, snow.withLogin(found.value, ended))
+		err = leave(ctx, snow.withLogin(found.value, ended))
 	}
 	if err != nil {
 		fmt.Printf("Other runs could not be told that this login failed: %v\n", err)
