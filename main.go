@@ -650,7 +650,8 @@ func claim(snow servicenow, found cache) (again cache, ours bool, err error) {
 			return again, true, nil
 		case failed == nil, err == nil && !reflect.DeepEqual(again.value, found.value):
 			return again, false, err
-		case try == 2, ctx.Err() != nil:
+		// A write that was given up may still be done, and is not made twice.
+		case try == 2, written.Sub(writing) >= storeLimit:
 			return again, false, failed
 		}
 	}
