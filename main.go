@@ -957,11 +957,12 @@ func quote(text string, secrets []string) string {
 			return unicode.ToLower(r)
 		}, text)
 	}
+	seen := visible(text)
 	for _, secret := range secrets {
 		secret = visible(secret)
 		part := min(len(secret), tellingPart)
 		for at := 0; part > 0 && at+part <= len(secret); at++ {
-			withhold = withhold || strings.Contains(visible(text), secret[at:at+part])
+			withhold = withhold || strings.Contains(seen, secret[at:at+part])
 		}
 	}
 	if withhold {

@@ -1031,6 +1031,15 @@ func fastClock(t *testing.T) (clock *time.Time) {
 	return &at
 }
 
+// recordPauses notes what the run sleeps, on the clock that the test has set.
+func recordPauses(pauses *[]time.Duration) {
+	moveOn := sleep
+	sleep = func(pause time.Duration) {
+		*pauses = append(*pauses, pause)
+		moveOn(pause)
+	}
+}
+
 func TestLoginIsUnderWayForTwentySeconds(t *testing.T) {
 	const clock = 1_800_000_000
 	for _, test := range []struct {
@@ -1058,11 +1067,7 @@ func TestLoginOfAnotherJobIsLookedAtAgainSoonAndThenEachSecond(t *testing.T) {
 	w := lab.New(t)
 	clock := fastClock(t)
 	var pauses []time.Duration
-	moveOn := sleep
-	sleep = func(pause time.Duration) {
-		pauses = append(pauses, pause)
-		moveOn(pause)
-	}
+	recordPauses(&pauses)
 	w.Plant(t, map[string]any{"token": "", "expires_at": 0, "login": lab.Login{By: "job-1", At: clock.Unix()}})
 	r := w.RunInProcess(t, lab.FlowStep)
 	lab.CheckLines(t, r.Log, lineNothing, lineWaits, "It has not ended in time: no longer waiting for it.", lineLogin, lineStored)
@@ -1493,9 +1498,7 @@ func TestClaimIsReadAfterAsLongAsItTook(t *testing.T) {
 		w := lab.New(t)
 		clock := fastClock(t)
 		var pauses []time.Duration
-		sleep = func(pause time.Duration) {
-			pauses = append(pauses, pause)
-		}
+		recordPauses(&pauses)
 		w.Workspace.SetFault(func(n int, _ http.ResponseWriter, _ *http.Request) bool {
 			if n == 3 { // the claim is written
 				*clock = clock.Add(test.took)
@@ -1571,11 +1574,7 @@ func TestCallThatFailsIsTriedAgainAfterAPause(t *testing.T) {
 		w := lab.New(t)
 		fastClock(t)
 		var pauses []time.Duration
-		moveOn := sleep
-		sleep = func(pause time.Duration) {
-			pauses = append(pauses, pause)
-			moveOn(pause)
-		}
+		recordPauses(&pauses)
 		w.Workspace.SetFault(wire.Nth(call, wire.Reply(500, "text/plain", "Internal: x")))
 		if r := w.RunInProcess(t, lab.FlowStep); !r.OK() || !slices.Contains(pauses, tryPause) {
 			t.Errorf("%s: result = %s, pauses %v; want \"OK\" and %s among them\n%s", name, r.Result, pauses, tryPause, r.Log)
@@ -1983,9 +1982,7 @@ func TestAskingAgainPausesLongerEachTime(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			var pauses []time.Duration
 			setClock(t, time.Now)
-			sleep = func(pause time.Duration) {
-				pauses = append(pauses, pause)
-			}
+			recordPauses(&pauses)
 			w.Instance.SetFault(test.fault)
 			r := w.RunInProcess(t, lab.ByHand, "WM_TOKEN=")
 			if len(r.Logins) != len(test.least)+1 || len(pauses) != len(test.least) {

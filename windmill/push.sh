@@ -8,9 +8,9 @@
 # else the CLI's active one. FOLDER is the folder there, ServiceNow by default.
 #
 # Of the script only code, summary, description and form are updated. Everything else
-# is created where it is missing. Neither `wmill sync push`, which
-# deletes what it does not find here, nor `wmill generate-metadata`, which takes
-# the resource picker away, has a place here.
+# is created where it is missing. Neither `wmill sync push`, which deletes what it does
+# not find here, nor `wmill generate-metadata`, which takes the resource picker away,
+# has a place here.
 set -euo pipefail
 umask 077 # the CLI keeps a token in a file
 cd "$(dirname "$0")"

@@ -139,6 +139,21 @@ func second(w *lab.World) *lab.World {
 	return &other
 }
 
+// twoUsers has the tests look for the second user's password, too.
+func twoUsers(_ *testing.T, w *lab.World) { w.Secrets = []string{wrongPassword} }
+
+// alternating starts the jobs of the first user at even places, those of the second
+// at odd ones.
+func alternating(origin []string) func(*testing.T, *lab.World, int) lab.Ran {
+	return func(t *testing.T, w *lab.World, i int) lab.Ran {
+		t.Helper()
+		if i%2 != 0 {
+			w = second(w)
+		}
+		return w.Start(t, origin)
+	}
+}
+
 // checkTwoUsers fails the test unless the jobs of the first user, at even places,
 // end with that user's token or say why not, and those of the second with a refusal.
 func checkTwoUsers(t *testing.T, w *lab.World, runs []lab.Ran, asked []wire.Call) {
@@ -220,21 +235,9 @@ var herds = []herd{
 		words:   []string{"cannot be reached: DNS gave no address"},
 		arrange: func(_ *testing.T, w *lab.World) { w.Snow.InstanceURL = "https://no-such-instance.invalid" }},
 	{name: "two users, one with a wrong password", jobs: 50, asked: 10, limit: time.Minute, then: checkTwoUsers,
-		arrange: func(_ *testing.T, w *lab.World) { w.Secrets = []string{wrongPassword} },
-		start: func(t *testing.T, w *lab.World, i int) lab.Ran {
-			if i%2 != 0 {
-				w = second(w)
-			}
-			return w.Start(t, lab.FlowStep)
-		}},
+		arrange: twoUsers, start: alternating(lab.FlowStep)},
 	{name: "two users, scheduled, one with a wrong password", jobs: 50, asked: 10, limit: time.Minute, then: checkTwoUsers,
-		arrange: func(_ *testing.T, w *lab.World) { w.Secrets = []string{wrongPassword} },
-		start: func(t *testing.T, w *lab.World, i int) lab.Ran {
-			if i%2 != 0 {
-				w = second(w)
-			}
-			return w.Start(t, lab.Schedule)
-		}},
+		arrange: twoUsers, start: alternating(lab.Schedule)},
 	{name: "slow Windmill", jobs: 2, waits: true, arrange: slowWindmill, asked: 2, limit: time.Minute},
 	{name: "slow Windmill", jobs: 5, waits: true, arrange: slowWindmill, asked: 2, limit: time.Minute},
 	{name: "slow Windmill", jobs: 50, waits: true, arrange: slowWindmill, asked: 2, limit: time.Minute},
