@@ -1,173 +1,170 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"servicenow-token/local/servicenow"
 	"servicenow-token/local/windmill"
-	"servicenow-token/local/wire"
 )
 
 const (
-	snowPath     = "f/ServiceNow_login/servicenow" // the resource that describes the local instance
-	flowPath     = "f/ServiceNow/open_incidents"
-	schedulePath = "f/ServiceNow/warm_token"
-	nightlyPath  = "f/ServiceNow/nightly" // a schedule that runs the flow
+	cachePath = "f/ServiceNow/snow_token_cache"
+	snowPath  = "f/ServiceNow_login/servicenow"
+	jobToken  = "S3cret-job-token"
 )
 
-// start is one of the ways in which a run of the script is started.
-type start struct {
-	name, purpose string
-	origin        []string
-	logins        int // how many are due
+// account is that of the servicenow resource in every world.
+var account = servicenow.Account{ClientID: "windmill", ClientSecret: "S3cret-client", Username: "integration.user", Password: "S3cret pass*word"}
+
+// world is a Windmill and a ServiceNow, and a user who may run the script.
+type world struct {
+	workspace *windmill.Workspace
+	worker    *windmill.Worker
+	instance  *servicenow.Instance
+	address   string // of the instance
+	close     func()
 }
 
-// demonstrate shows a run of each kind, one after the other, and then a herd.
-func demonstrate(ctx context.Context, out printer, dir string) error {
-	worker, token, stop, err := newWorker(dir)
-	if err != nil {
-		return err
-	}
-	defer stop()
-	instance := &servicenow.Instance{}
-	address, stop, err := serve(instance)
-	if err != nil {
-		return err
-	}
-	defer stop()
-	createInstance(worker.Workspace, instance, address)
-	out.field("Windmill", worker.BaseURL)
-	out.field("ServiceNow", address)
-	binary, err := build(ctx, out, worker)
-	if err != nil {
-		return err
-	}
-	job := windmill.Job{Binary: binary, Path: scriptPath, Args: map[string]any{"snow": "$res:" + snowPath}, Token: token}
-
-	var failed []string
-	for _, s := range []start{
-		{"by hand", "verifies the credentials", windmill.ByHand(), 1},
-		{"flow step", "reuses the token", windmill.StepOfFlow(flowPath, "a"), 0},
-		{"scheduled flow", "its step reuses the token", windmill.StepOfScheduledFlow(flowPath, "a", nightlyPath), 0},
-		{"schedule", "renews the token", windmill.BySchedule(schedulePath), 1},
-	} {
-		out.heading(s.name, s.purpose)
-		job.Env, job.Output = s.origin, &logPrinter{printer: out}
-		done, err := worker.Run(ctx, job)
-		if err != nil {
-			return err
-		}
-		toWindmill, toServiceNow := worker.Workspace.TakeCalls(), instance.TakeCalls()
-		ok := !done.Failed && len(toServiceNow) == s.logins
-		if !ok {
-			failed = append(failed, s.name)
-		}
-		out.result(done, ok)
-		out.field("  Windmill", list(toWindmill))
-		out.field("  ServiceNow", fmt.Sprintf("%s (%s due)", list(toServiceNow), count(s.logins)))
-	}
-
-	out.heading(fmt.Sprintf("%d jobs at once", herdSize), "steps of flows, with nothing cached")
-	worker.Workspace.DeleteResource("f/ServiceNow/snow_token_cache")
-	job.Env, job.Output = windmill.StepOfFlow(flowPath, "a"), nil
-	took, log, err := herd(ctx, worker, job)
-	if err != nil {
-		return err
-	}
-	logins := instance.TakeCalls()
-	if log != "" {
-		failed = append(failed, "jobs at once")
-		fmt.Fprint(&logPrinter{printer: out}, log)
-	}
-	if len(logins) < 1 || len(logins) > 2 {
-		failed = append(failed, "number of logins")
-	}
-	out.field("  result", fmt.Sprintf("%s, all jobs ended within %d ms", count(len(logins)), took.Milliseconds()))
-	out.field("  ServiceNow", fmt.Sprintf("%s (%s due)", list(logins), count(1)))
-	if failed != nil {
-		return fmt.Errorf("not as it should be: %s", strings.Join(failed, ", "))
-	}
-	return nil
+// newWorld starts both servers. The worker keeps its files in dir.
+func newWorld(dir string) *world {
+	w := &world{workspace: &windmill.Workspace{Name: "local"}, instance: &servicenow.Instance{}}
+	w.instance.SetAccount(account, true)
+	w.workspace.AddFolder("f/ServiceNow")
+	w.workspace.AddUser(jobToken, windmill.Rights{"f/ServiceNow": windmill.Write, "f/ServiceNow_login": windmill.Read})
+	w.workspace.SetVariable("f/ServiceNow_login/client_secret", account.ClientSecret)
+	w.workspace.SetVariable("f/ServiceNow_login/password", account.Password)
+	forWindmill, forServiceNow := httptest.NewServer(w.workspace), httptest.NewServer(w.instance)
+	w.close = func() { forWindmill.Close(); forServiceNow.Close() }
+	w.worker = &windmill.Worker{Workspace: w.workspace, BaseURL: forWindmill.URL, Dir: dir}
+	w.moveTo(forServiceNow.URL)
+	return w
 }
 
-// herdSize is the number of jobs that herd runs.
-const herdSize = 20
-
-// herd runs job many times at once. It returns how long that took, and the log of a
-// run that failed, empty if none did.
-func herd(ctx context.Context, worker *windmill.Worker, job windmill.Job) (
-	took time.Duration, failed string, err error) {
-	var wait sync.WaitGroup
-	var done [herdSize]windmill.Done
-	var errs [herdSize]error
-	started := time.Now()
-	for i := range herdSize {
-		wait.Add(1)
-		go func() {
-			defer wait.Done()
-			done[i], errs[i] = worker.Run(ctx, job)
-		}()
-	}
-	wait.Wait()
-	took = time.Since(started)
-	for _, d := range done {
-		if d.Failed {
-			failed = d.Log
-		}
-	}
-	return took, failed, errors.Join(errs[:]...)
-}
-
-// createInstance makes an account on the instance, and in the workspace the
-// resource that describes it, its secrets in variables as in a real workspace.
-func createInstance(workspace *windmill.Workspace, instance *servicenow.Instance, address string) {
-	account := servicenow.Account{
-		ClientID: random(), ClientSecret: random(), Username: "windmill.integration", Password: random(),
-	}
-	instance.SetAccount(account, true)
-	workspace.SetVariable("f/ServiceNow_login/client_secret", account.ClientSecret)
-	workspace.SetVariable("f/ServiceNow_login/password", account.Password)
-	value, _ := json.Marshal(map[string]string{ // strings always marshal
+// moveTo changes the address in the servicenow resource.
+func (w *world) moveTo(address string) {
+	w.address = address
+	value, _ := json.Marshal(map[string]string{ // strings always have a JSON form
 		"instance_url": address, "client_id": account.ClientID, "client_secret": "$var:f/ServiceNow_login/client_secret",
 		"username": account.Username, "password": "$var:f/ServiceNow_login/password",
 	})
-	workspace.SetResource(snowPath, windmill.Resource{Type: "servicenow", Value: value})
+	w.workspace.Set(snowPath, windmill.Resource{Type: "servicenow", Value: value})
 }
 
-// count says a number of logins in words.
-func count(logins int) string {
-	switch logins {
-	case 0:
-		return "no login"
-	case 1:
-		return "one login"
-	}
-	return fmt.Sprintf("%d logins", logins)
+// token is the cached one, or empty.
+func (w *world) token() string {
+	var cached struct{ Token string }
+	resource, _ := w.workspace.Get(cachePath)
+	_ = json.Unmarshal(resource.Value, &cached) // what is no record stays empty
+	return cached.Token
 }
 
-// list names calls by what they do, each with its status.
-func list(calls []wire.Call) string {
-	var names []string
-	for _, call := range calls {
-		name := call.Method + " " + call.Path
-		for part, action := range map[string]string{
-			"/resources/get_value_interpolated/": "read", "/resources/create": "create",
-			"/resources/update_value/": "update", "/oauth_token.do": "login",
-		} {
-			if strings.Contains(call.Path, part) {
-				name = action
-			}
+// getToken is a job that runs the script.
+func getToken(binary string, startedBy []string) windmill.Job {
+	return windmill.Job{Binary: binary, Path: "f/ServiceNow/get_token", Env: startedBy, Token: jobToken,
+		Args: map[string]any{"snow": "$res:" + snowPath}}
+}
+
+// run runs jobs at once. One that cannot be run, or that ctx ends, has failed, and so has one that says a secret.
+func (w *world) run(ctx context.Context, jobs int, job func(i int) windmill.Job) []windmill.Done {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	all := make([]windmill.Done, jobs)
+	atOnce(jobs, func(i int) {
+		done, err := w.worker.Run(ctx, job(i))
+		saysIt := func(secret string) bool { return strings.Contains(done.Log+string(done.Result), secret) }
+		if slices.ContainsFunc(append(w.instance.Issued(), account.ClientSecret, account.Password, jobToken), saysIt) {
+			err = errors.New("it says a secret")
 		}
-		names = append(names, fmt.Sprintf("%s %d", name, call.Status))
+		if err != nil {
+			done = windmill.Done{Failed: true, Log: err.Error()}
+		}
+		all[i] = done
+	})
+	return all
+}
+
+// atOnce calls do for 0 to n-1, and returns when all have returned.
+func atOnce(n int, do func(i int)) {
+	var group sync.WaitGroup
+	group.Add(n)
+	for i := range n {
+		go func() { defer group.Done(); do(i) }()
 	}
-	if names == nil {
-		return "no calls"
+	group.Wait()
+}
+
+// demonstrate shows what a user cares for, one thing after the other.
+func demonstrate(ctx context.Context, out io.Writer, dir string) error {
+	d := &demo{world: newWorld(dir), out: out}
+	defer d.close()
+	d.instance.Incidents = map[string]int{"1": 2, "2": 7, "3": 40}
+	fmt.Fprintf(out, "Building the jobs as a worker does, for Windmill at %s, ServiceNow at %s …\n", d.worker.BaseURL, d.address)
+	scripts, _ := filepath.Glob("windmill/f/ServiceNow/open_incidents.flow/*.go")
+	scripts = append(scripts, "main.go")
+	for i, script := range scripts {
+		binary, err := d.worker.Build(ctx, script, ".")
+		if err != nil {
+			return err
+		}
+		scripts[i] = binary
 	}
-	return strings.Join(names, ", ")
+	step, schedule := getToken(scripts[1], windmill.StepOfFlow), getToken(scripts[1], windmill.BySchedule)
+	list := windmill.Job{Binary: scripts[0], Env: windmill.StepOfFlow, Token: jobToken, Args: map[string]any{"cache": "$res:" + cachePath}}
+
+	d.show(ctx, "By hand, to verify the credentials", 1, getToken(scripts[1], windmill.ByHand), 1, `"OK"`)
+	d.instance.Revoke(d.token())
+	d.show(ctx, "On a schedule, to renew a token, which was revoked", 1, schedule, 1, `"OK"`)
+	d.show(ctx, "As a step of a flow, to reuse it", 1, step, 0, `"OK"`)
+	d.show(ctx, "The flow's next step, open incidents by priority", 1, list, 0, `{"1":2,"2":7,"3":40}`)
+	d.workspace.Delete(cachePath)
+	d.show(ctx, "Forty flows at once, with nothing cached", 40, step, 2, `"OK"`)
+	d.instance.SetAccount(account, false)
+	d.show(ctx, "On a schedule, with the password changed on the instance", 1, schedule, 1, "failed")
+	d.workspace.Delete(cachePath)
+	d.show(ctx, "A flow after that, with nothing cached", 1, step, 0, "failed")
+	d.show(ctx, "The schedule again, for a few refusals lock the user", 1, schedule, 0, "failed")
+	return d.err
+}
+
+// demo is a world whose jobs are shown.
+type demo struct {
+	*world
+	out io.Writer
+	err error // says what was not as is due, and ends the demo
+}
+
+// show runs jobs at once and prints what came of them, as the servers saw it. Each must return result, or fail because
+// of a refusal. Where logins are due, there is at least one. A job without one that returns makes one call at most.
+func (d *demo) show(ctx context.Context, title string, jobs int, job windmill.Job, logins int, result string) {
+	if d.err != nil {
+		return
+	}
+	loginsBefore, callsBefore, began := d.instance.Requests(), len(d.workspace.Calls()), time.Now()
+	all := d.run(ctx, jobs, func(int) windmill.Job { return job })
+	took, n, calls := time.Since(began), d.instance.Requests()-loginsBefore, len(d.workspace.Calls())-callsBefore
+	fmt.Fprintf(d.out, "%s: %s (%d ms; calls to Windmill: %d, logins: %d)\n",
+		title, cmp.Or(string(all[0].Result), "failed"), took.Milliseconds(), calls, n)
+	if log := strings.TrimSpace(all[0].Log); log != "" {
+		fmt.Fprintln(d.out, "    "+strings.ReplaceAll(log, "\n", "\n    "))
+	}
+	isWarm := logins == 0 && result != "failed"
+	isDue := min(logins, 1) <= n && n <= logins && !(isWarm && calls > 1)
+	for _, done := range all {
+		succeeded, refused := !done.Failed && d.instance.Valid(d.token()), done.Failed && strings.Contains(done.Log, "answered 401")
+		isDue = isDue && cmp.Or(string(done.Result), "failed") == result && (succeeded || refused)
+	}
+	if !isDue {
+		d.err = fmt.Errorf("due was: %s, logins: %d", result, logins)
+	}
 }

@@ -1,116 +1,117 @@
 package servicenow
 
 import (
-	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 )
 
-var account = Account{ClientID: "id", ClientSecret: "client-secret", Username: "user", Password: "password"}
+var (
+	user   = Account{"id", "client-secret", "user", "password"}
+	client = Account{"machine", "client-secret", "", ""}
+)
 
-// logIn asks the instance for a token with the changes to the right form.
-func logIn(t *testing.T, i *Instance, changes url.Values) (status int, body map[string]any) {
-	t.Helper()
-	form := url.Values{
-		"grant_type": {"password"}, "client_id": {account.ClientID}, "client_secret": {account.ClientSecret},
-		"username": {account.Username}, "password": {account.Password},
-	}
-	for key, values := range changes {
-		form[key] = values
+// logIn asks for a token and returns what a reader sees: the status and the body, "…"
+// in the place of tokens, and the access token.
+func logIn(i *Instance, grantType string, a Account) (answer, token string) {
+	form := url.Values{"grant_type": {grantType}, "client_id": {a.ClientID}, "client_secret": {a.ClientSecret}}
+	if a.Username != "" {
+		form.Set("username", a.Username)
+		form.Set("password", a.Password)
 	}
 	request := httptest.NewRequest(http.MethodPost, "/oauth_token.do", strings.NewReader(form.Encode()))
 	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	response := httptest.NewRecorder()
 	i.ServeHTTP(response, request)
-	if err := json.Unmarshal(response.Body.Bytes(), &body); err != nil {
-		t.Fatal(err)
+	answer = fmt.Sprint(response.Code, " ", strings.TrimSpace(response.Body.String()))
+	for _, issued := range i.Issued() {
+		answer = strings.ReplaceAll(answer, issued, "…")
 	}
-	return response.Code, body
+	_, token, _ = strings.Cut(response.Body.String(), `"access_token":"`)
+	token, _, _ = strings.Cut(token, `"`)
+	return answer, token
 }
 
-func TestLoggingInAgain(t *testing.T) {
-	for name, remaining := range map[string]bool{"renews the expiry": false, "leaves the expiry": true} {
-		t.Run(name, func(t *testing.T) {
-			clock := time.Unix(1_800_000_000, 0)
-			i := &Instance{Now: func() time.Time { return clock }, Remaining: remaining}
-			i.SetAccount(account, true)
-
-			_, first := logIn(t, i, nil)
-			if got, want := first["expires_in"], 1800.0; got != want {
-				t.Errorf("expires_in = %v; want %v", got, want)
-			}
-			clock = clock.Add(10 * time.Minute)
-			_, again := logIn(t, i, nil)
-			if again["access_token"] != first["access_token"] {
-				t.Error("another token while the first was valid")
-			}
-			want := 1800.0
-			if remaining {
-				want = 1200
-			}
-			if got := again["expires_in"]; got != want {
-				t.Errorf("expires_in after 10 minutes = %v; want %v", got, want)
-			}
-			clock = clock.Add(30 * time.Minute)
-			if i.Valid(first["access_token"].(string)) {
-				t.Error("the token is valid after its expiry")
-			}
-			if _, fresh := logIn(t, i, nil); fresh["access_token"] == first["access_token"] {
-				t.Error("the same token after its expiry")
-			}
-		})
-	}
-}
-
-func TestARevokedTokenIsReplaced(t *testing.T) {
-	i := &Instance{}
-	i.SetAccount(account, true)
-	_, first := logIn(t, i, nil)
-	i.Revoke()
-	_, second := logIn(t, i, nil)
-	if first["access_token"] == second["access_token"] || i.Valid(first["access_token"].(string)) || !i.Valid(second["access_token"].(string)) {
-		t.Error("the revoked token lives on")
-	}
-}
-
-func TestAChangeOfPasswordLeavesTheTokenAsItIs(t *testing.T) {
-	i := &Instance{}
-	i.SetAccount(account, true)
-	_, first := logIn(t, i, nil)
-	changed := account
-	changed.Password = "changed"
-	i.SetAccount(account, false)
-	i.SetAccount(changed, true)
-	_, second := logIn(t, i, url.Values{"password": {"changed"}})
-	if first["access_token"] != second["access_token"] {
-		t.Error("another token after a change of password")
-	}
-}
-
-func TestEveryRefusalLooksTheSame(t *testing.T) {
-	i := &Instance{}
-	i.SetAccount(account, true)
-	want := map[string]any{"error": "server_error", "error_description": "access_denied"}
-	for _, changes := range []url.Values{
-		{"password": {"wrong"}}, {"username": {"wrong"}}, {"client_id": {"wrong"}}, {"client_secret": {"wrong"}},
-		{"grant_type": {"client_credentials"}}, {"password": nil},
+func TestAnswers(t *testing.T) {
+	const (
+		denied    = `401 {"error_description":"access_denied","error":"server_error"}`
+		userToken = `200 {"access_token":"…","expires_in":1800,"refresh_token":"…","scope":"useraccount","token_type":"Bearer"}`
+		noUser    = `400 {"error":"unauthorized_client","error_description":"Received ` +
+			`client_credentials grant_type request however integration user is not configured for OAuth:machine"}`
+		theMachine = `200 {"access_token":"…","expires_in":1800,"scope":"useraccount","token_type":"Bearer"}`
+	)
+	for _, test := range []struct {
+		name, grantType string
+		account         Account
+		noUser          bool
+		want            string
+	}{
+		{"password", "password", user, true, userToken},
+		{"client credentials", "client_credentials", client, false, theMachine},
+		{"client credentials, nobody to act as", "client_credentials", client, true, noUser},
+		{"wrong password", "password", Account{"id", "client-secret", "user", "wrong"}, false, denied},
+		{"wrong client secret", "client_credentials", Account{"machine", "wrong", "", ""}, true, denied},
+		{"inactive", "password", Account{"id", "client-secret", "gone", "password"}, false, denied},
+		{"another's grant", "client_credentials", user, false, denied},
 	} {
-		status, body := logIn(t, i, changes)
-		if status != http.StatusUnauthorized {
-			t.Errorf("%v: status = %d; want 401", changes, status)
-		}
-		if diff := cmp.Diff(want, body); diff != "" {
-			t.Errorf("%v: refusal mismatch (-want +got):\n%s", changes, diff)
+		now := time.Now()
+		i := &Instance{Now: func() time.Time { return now }, NoApplicationUser: test.noUser}
+		i.SetAccount(user, true)
+		i.SetAccount(client, true)
+		i.SetAccount(Account{"id", "client-secret", "gone", "password"}, false)
+		if got, _ := logIn(i, test.grantType, test.account); got != test.want {
+			t.Errorf("%s:\ngot  %s\nwant %s", test.name, got, test.want)
 		}
 	}
-	i.SetAccount(account, false)
-	if status, _ := logIn(t, i, nil); status != http.StatusUnauthorized {
-		t.Errorf("inactive account: status = %d; want 401", status)
+}
+
+func TestTheSameTokenWhileItIsValid(t *testing.T) {
+	for remaining, want := range map[bool]string{false: `"expires_in":1800`, true: `"expires_in":1200`} {
+		now := time.Now()
+		i := &Instance{Now: func() time.Time { return now }, Remaining: remaining}
+		i.SetAccount(user, true)
+		_, first := logIn(i, "password", user)
+		now = now.Add(10 * time.Minute)
+		answer, again := logIn(i, "password", user)
+		if again != first || !strings.Contains(answer, want) {
+			t.Errorf("Remaining %t: %s; want the same token and %s", remaining, answer, want)
+		}
+		i.Revoke(first)
+		_, second := logIn(i, "password", user)
+		now = now.Add(30 * time.Minute)
+		_, third := logIn(i, "password", user)
+		if second == first || third == second || i.Valid(second) || !i.Valid(third) {
+			t.Errorf("Remaining %t: a revoked or expired token was given again", remaining)
+		}
+	}
+}
+
+func TestFiveRefusalsInARowLockAUser(t *testing.T) {
+	now := time.Now()
+	i := &Instance{Now: func() time.Time { return now }}
+	i.SetAccount(user, true)
+	got := ""
+	for _, step := range "wwww+wwwww-+w+w+-wwww+" { // a wrong password, the right one, half the time of a lock
+		password := map[rune]string{'w': "wrong", '+': user.Password}[step]
+		if step == '-' {
+			now = now.Add(15 * time.Minute / 2)
+			continue
+		}
+		answer, _ := logIn(i, "password", Account{user.ClientID, user.ClientSecret, user.Username, password})
+		got += answer[:3]
+		if i.Locked("user") {
+			got += "L"
+		}
+		got += " "
+	}
+	if want := "401 401 401 401 200 401 401 401 401 401L 401L 401L 401L 401L 401L 401 401 401 401 200 "; got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	if !i.EverLocked("user") || i.Refused("user") != 18 || i.Requests() != 20 {
+		t.Errorf("ever locked %t, %d refused of %d", i.EverLocked("user"), i.Refused("user"), i.Requests())
 	}
 }

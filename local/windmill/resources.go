@@ -1,6 +1,6 @@
-// Package windmill is a Windmill on this machine, as far as a Go script needs
-// it: a workspace's resources behind the REST API, and a worker that builds and
-// runs scripts. Sources: windmill-labs/windmill, backend, resources.rs and
+// Package windmill is a Windmill 1.713.1 on this machine, as far as a Go script
+// needs one: a workspace's resources behind the REST API, and a worker that builds
+// and runs scripts. Source: windmill-labs/windmill, backend: resources.rs and
 // windmill-worker/src/go_executor.rs.
 package windmill
 
@@ -8,305 +8,231 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
+	"io"
 	"net/http"
 	"net/url"
+	"path"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
-
-	"servicenow-token/local/wire"
 )
 
-// Right is what somebody may do in a folder.
+// Right is what somebody may do in a folder. The zero Right is none.
 type Right int
 
-// Write includes Read; the zero Right is none.
+// Write includes Read.
 const (
 	Read Right = iota + 1
 	Write
 )
 
-// Rights are those of a workspace token's owner, by folder, such as f/ServiceNow.
+// Rights are a user's, by folder, such as f/ServiceNow.
 type Rights map[string]Right
 
-// at returns the right to what is at path.
-func (r Rights) at(path string) Right { return r[folderOf(path)] }
-
-// folderOf returns the folder in which path lies: its first two parts.
-func folderOf(path string) string {
-	parts := strings.SplitN(path, "/", 3)
-	return strings.Join(parts[:min(2, len(parts))], "/")
-}
-
-// Resource is a typed value.
+// Resource is a typed value, as it is stored.
 type Resource struct {
-	Type  string
-	Value json.RawMessage
+	Type  string          `json:"resource_type"`
+	Value json.RawMessage `json:"value"`
 }
 
-// Workspace serves the resource API of one workspace. The zero value is an empty
-// workspace without folders and with no token.
-type Workspace struct {
-	wire.Recorder
+// Call is a call of the API. Path is the resource's; Status is 0 until it is answered.
+type Call struct {
+	Method, Path string
+	Status       int
+}
 
-	// Name is the workspace's, as in /api/w/{Name}/.
+// Workspace serves get_value and create below /api/w/{Name}/resources/. The zero
+// value has no folders, no users and no resources.
+type Workspace struct {
 	Name string
-	// OldCreate makes create without the right to write answer 400, as servers
-	// before mid-2026 do.
-	OldCreate bool
-	// OldUpdate makes update_value answer 200 where it stores nothing, as servers
-	// before August 2026 do.
-	OldUpdate bool
-	// Protected stands for a protection rule that forbids direct changes.
-	Protected bool
+	// Fault, if not nil, is called before each call is looked at, without a lock. True
+	// means that it has answered. n counts from 1. Set it between calls.
+	Fault func(w http.ResponseWriter, r *http.Request, n int) bool
 
 	mu        sync.Mutex
 	folders   map[string]bool
-	resources map[string]Resource
+	users     map[string]Rights // by token
 	variables map[string]string
-	tokens    map[string]Rights
+	resources map[string]Resource
+	calls     []Call
+	shared    int // so many of them were handed out, and may not be changed
+}
+
+// lock returns the function that unlocks, for a defer.
+func (ws *Workspace) lock() (unlock func()) {
+	ws.mu.Lock()
+	if ws.folders == nil {
+		ws.folders, ws.users = map[string]bool{}, map[string]Rights{}
+		ws.variables, ws.resources = map[string]string{}, map[string]Resource{}
+	}
+	return ws.mu.Unlock
 }
 
 // AddFolder makes a folder, such as f/ServiceNow.
-func (ws *Workspace) AddFolder(path string) {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	put(&ws.folders, path, true)
+func (ws *Workspace) AddFolder(path string) { defer ws.lock()(); ws.folders[path] = true }
+
+// AddUser lets a token in, with the rights of its user.
+func (ws *Workspace) AddUser(token string, rights Rights) {
+	defer ws.lock()()
+	ws.users[token] = rights
 }
 
-// AddToken makes a workspace token.
-func (ws *Workspace) AddToken(token string, rights Rights) {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	put(&ws.tokens, token, rights)
+// SetVariable gives a variable its value.
+func (ws *Workspace) SetVariable(path, value string) { defer ws.lock()(); ws.variables[path] = value }
+
+// Set stores a resource, whatever the rights.
+func (ws *Workspace) Set(path string, r Resource) { defer ws.lock()(); ws.resources[path] = r }
+
+// Get returns a resource as it is stored.
+func (ws *Workspace) Get(path string) (Resource, bool) {
+	defer ws.lock()()
+	r, found := ws.resources[path]
+	return r, found
 }
 
-// SetVariable gives the variable at path a value.
-func (ws *Workspace) SetVariable(path, value string) {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	put(&ws.variables, path, value)
-}
+// Delete removes a resource.
+func (ws *Workspace) Delete(path string) { defer ws.lock()(); delete(ws.resources, path) }
 
-// SetResource gives the resource at path a type and a value.
-func (ws *Workspace) SetResource(path string, resource Resource) {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	put(&ws.resources, path, resource)
-}
-
-// DeleteResource removes the resource at path.
-func (ws *Workspace) DeleteResource(path string) {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	delete(ws.resources, path)
-}
-
-// Resource returns the resource at path as it is stored.
-func (ws *Workspace) Resource(path string) (resource Resource, ok bool) {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	resource, ok = ws.resources[path]
-	return resource, ok
-}
-
-// put sets a key of a map that may not have been made yet.
-func put[V any](m *map[string]V, key string, value V) {
-	if *m == nil {
-		*m = make(map[string]V)
-	}
-	(*m)[key] = value
+// Calls are the calls so far, in the order in which they came.
+func (ws *Workspace) Calls() []Call {
+	defer ws.lock()()
+	ws.shared = len(ws.calls)
+	return slices.Clip(ws.calls)
 }
 
 // ServeHTTP answers as Windmill does.
 func (ws *Workspace) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	ws.Record(ws.serve)(w, r)
-}
-
-func (ws *Workspace) serve(w http.ResponseWriter, r *http.Request) {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	rights, known := ws.tokens[token]
-	if !known {
-		refuse(w, http.StatusUnauthorized, "Unauthorized")
-		return
+	var row struct {
+		Path string
+		Resource
 	}
-	endpoint, ours := strings.CutPrefix(r.URL.EscapedPath(), "/api/w/"+url.PathEscape(ws.Name)+"/resources/")
+	body, _ := io.ReadAll(r.Body)
+	_ = json.Unmarshal(body, &row) // what broke off has no path, and is refused
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	endpoint := strings.TrimPrefix(r.URL.EscapedPath(), "/api/w/"+url.PathEscape(ws.Name)+"/resources/")
 	action, escaped, _ := strings.Cut(endpoint, "/")
-	path, err := url.PathUnescape(escaped)
-	if !ours || err != nil {
-		refuse(w, http.StatusNotFound, "Not found: no such route")
+	if action != "create" {
+		row.Path, _ = url.PathUnescape(escaped)
+	}
+	unlock := ws.lock()
+	ws.calls = append(ws.calls, Call{Method: r.Method, Path: row.Path})
+	n := len(ws.calls)
+	unlock()
+	noted := &statusWriter{w, ws, n}
+	if ws.Fault != nil && ws.Fault(noted, r, n) {
 		return
 	}
-	switch r.Method + " " + action {
-	case "GET get_value_interpolated":
-		ws.serveValue(w, path, rights)
-	case "POST create":
-		ws.serveCreate(w, r, rights)
-	case "POST update_value":
-		ws.serveUpdate(w, r, path, rights)
-	default:
-		refuse(w, http.StatusNotFound, "Not found: no such route")
+
+	unlock = ws.lock()
+	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	status, text := http.StatusNotFound, "Not found: no such route"
+	switch _, known := ws.users[token]; {
+	case !known:
+		status, text = http.StatusUnauthorized, "Not authorized: Unauthorized"
+	case r.Method+" "+action == "GET get_value":
+		status, text = ws.read(row.Path, token)
+	case r.Method+" "+action == "POST create":
+		status, text = ws.create(row.Path, row.Resource, token, r.URL.Query().Get("update_if_exists") == "true")
 	}
+	unlock()
+	w.Header().Set("Content-Type", "text/plain")
+	if status == http.StatusOK {
+		w.Header().Set("Content-Type", "application/json")
+	}
+	noted.WriteHeader(status)
+	_, _ = io.WriteString(w, text) // a client that has gone needs no answer
 }
 
-func (ws *Workspace) serveValue(w http.ResponseWriter, path string, rights Rights) {
-	resource, ok := ws.resources[path]
-	if !ok {
-		refuse(w, http.StatusNotFound, fmt.Sprintf("Not found: Resource %s not found", path))
-		return
-	}
-	if rights.at(path) < Read {
-		refuse(w, http.StatusUnauthorized, "Not authorized: Resource exists but you don't have access to it:\n"+
-			"resource perms: {}\nfolder perms: {}")
-		return
-	}
-	value, err := ws.interpolate(resource.Value, rights)
-	if err != nil {
-		refuse(w, http.StatusNotFound, "Not found: "+err.Error())
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	bare := json.NewEncoder(w)
-	bare.SetEscapeHTML(false)
-	_ = bare.Encode(value) // a client that has gone needs no answer
+// statusWriter notes the status of the nth call before it is sent.
+type statusWriter struct {
+	http.ResponseWriter
+	ws *Workspace
+	n  int
 }
 
-func (ws *Workspace) serveCreate(w http.ResponseWriter, r *http.Request, rights Rights) {
-	if ws.Protected {
-		refuse(w, http.StatusForbidden, protected)
-		return
+// WriteHeader notes and sends a status. A fault must call it, also for a 200.
+func (w *statusWriter) WriteHeader(status int) {
+	unlock := w.ws.lock()
+	if w.n <= w.ws.shared {
+		w.ws.calls, w.ws.shared = slices.Clone(w.ws.calls), 0
 	}
-	var body struct {
-		Path  string
-		Value json.RawMessage
-		Type  string `json:"resource_type"`
-	}
-	err := json.NewDecoder(r.Body).Decode(&body)
-	parts := strings.Split(body.Path, "/")
-	if err != nil || body.Type == "" || len(parts) < 3 || parts[0] != "f" {
-		refuse(w, http.StatusBadRequest, "Bad request: invalid path or type")
-		return
-	}
-	if rights.at(body.Path) < Write || !ws.folders[folderOf(body.Path)] {
-		// The database refuses the row; newer servers translate what it says.
-		if ws.OldCreate {
-			refuse(w, http.StatusBadRequest, `SqlErr: new row violates row-level security policy for table "resource"`)
-		} else {
-			refuse(w, http.StatusUnauthorized, "Not authorized: You don't have write permission at this path")
-		}
-		return
-	}
-	if _, exists := ws.resources[body.Path]; exists && r.URL.Query().Get("update_if_exists") != "true" {
-		refuse(w, http.StatusBadRequest, "Bad request: Resource "+body.Path+" already exists")
-		return
-	}
-	put(&ws.resources, body.Path, Resource{body.Type, body.Value})
-	w.WriteHeader(http.StatusCreated)
-	fmt.Fprintf(w, "resource %s created", body.Path)
+	w.ws.calls[w.n-1].Status = status
+	unlock()
+	w.ResponseWriter.WriteHeader(status)
 }
 
-func (ws *Workspace) serveUpdate(w http.ResponseWriter, r *http.Request, path string, rights Rights) {
-	if ws.Protected {
-		refuse(w, http.StatusForbidden, protected)
-		return
+// Unwrap lets a fault hijack the connection by an http.ResponseController.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// read answers get_value. Like create and expand, it needs the lock held.
+func (ws *Workspace) read(at, token string) (status int, text string) {
+	resource, found := ws.resources[at]
+	if !found {
+		return http.StatusNotFound, "Not found: Resource " + at + " not found"
 	}
-	var body struct{ Value json.RawMessage }
-	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
-		refuse(w, http.StatusBadRequest, "Bad request: invalid body")
-		return
+	if ws.users[token][path.Dir(at)] < Read {
+		return http.StatusUnauthorized, "Not authorized: Resource exists but you don't have access to it:\n" +
+			"folder perms: {}\ngroups: [all]\ntoken prefix: " + token[:min(10, len(token))]
 	}
-	resource, ok := ws.resources[path]
+	return http.StatusOK, string(resource.Value)
+}
+
+// create answers create, which replaces type and value.
+func (ws *Workspace) create(at string, r Resource, token string, update bool) (status int, text string) {
+	folder := path.Dir(at)
+	_, exists := ws.resources[at]
 	switch {
-	case ok && rights.at(path) == Write:
-		resource.Value = body.Value
-		ws.resources[path] = resource
-	case !ws.OldUpdate:
-		refuse(w, http.StatusNotFound, fmt.Sprintf("Not found: Resource %s not found", path))
-		return
+	case r.Type == "" || r.Value == nil:
+		return http.StatusBadRequest, "Bad request: no type or value"
+	case ws.users[token][folder] < Write || !ws.folders[folder]:
+		return http.StatusBadRequest, "SqlErr: error returned from database: new row violates " +
+			`row-level security policy for table "resource" @resources.rs:872:5`
+	case exists && !update:
+		return http.StatusBadRequest, "Bad request: Resource " + at + " already exists"
 	}
-	fmt.Fprintf(w, "value of resource %s updated", path)
+	ws.resources[at] = r
+	return http.StatusCreated, "resource " + at + " created"
 }
 
-// interpolate replaces the strings in value that stand for a variable or another
-// resource, as Windmill does when it hands a value out, under the reader's own
-// rights. Without a lock of its own.
-func (ws *Workspace) interpolate(value json.RawMessage, rights Rights) (any, error) {
-	parsed, err := parse(value)
+// resolve returns the JSON of a job's arguments, resources and variables in the place
+// of the strings that name them, as far as the token's user may read them.
+func (ws *Workspace) resolve(args map[string]any, token string) ([]byte, error) {
+	given, err := json.Marshal(args)
 	if err != nil {
 		return nil, err
 	}
-	return ws.expand(parsed, rights, 0)
+	defer ws.lock()()
+	return ws.expand(given, token, 0)
 }
 
-// parse reads a JSON value and keeps the digits of its numbers, as Windmill does.
-func parse(value []byte) (parsed any, err error) {
-	decoder := json.NewDecoder(bytes.NewReader(value))
-	decoder.UseNumber()
-	err = decoder.Decode(&parsed)
-	return parsed, err
-}
+// reference is a JSON string that names a resource or a variable.
+var reference = regexp.MustCompile(`"\$(res|var):[^"\\]+"`)
 
-func (ws *Workspace) expand(value any, rights Rights, depth int) (any, error) {
-	if depth > 20 {
-		return nil, errors.New("references nested too deeply")
-	}
-	switch value := value.(type) {
-	case map[string]any:
-		for key, part := range value {
-			expanded, err := ws.expand(part, rights, depth+1)
-			if err != nil {
-				return nil, err
-			}
-			value[key] = expanded
-		}
-	case []any:
-		for i, part := range value {
-			expanded, err := ws.expand(part, rights, depth+1)
-			if err != nil {
-				return nil, err
-			}
-			value[i] = expanded
-		}
-	case string:
-		return ws.expandString(value, rights, depth)
-	}
-	return value, nil
-}
-
-func (ws *Workspace) expandString(text string, rights Rights, depth int) (any, error) {
-	kind, path, found := strings.Cut(text, ":")
-	switch {
-	case found && kind == "$res":
-		resource, ok := ws.resources[path]
-		if !ok || rights.at(path) < Read {
-			return nil, fmt.Errorf("resource %s not found", path)
-		}
-		parsed, err := parse(resource.Value)
-		if err != nil {
-			return nil, err
-		}
-		return ws.expand(parsed, rights, depth+1)
-	case found && (kind == "$var" || kind == "$jsonvar"):
-		variable, ok := ws.variables[path]
-		if !ok || rights.at(path) < Read {
-			return nil, fmt.Errorf("variable %s not found", path)
-		}
+// expand leaves all else in a JSON value as it is, the digits of numbers too.
+func (ws *Workspace) expand(value []byte, token string, depth int) ([]byte, error) {
+	var failure error
+	expanded := reference.ReplaceAllFunc(value, func(name []byte) []byte {
+		kind, at, _ := strings.Cut(strings.Trim(string(name), `"`), ":")
 		if kind == "$var" {
-			return variable, nil
+			variable, found := ws.variables[at]
+			if !found || ws.users[token][path.Dir(at)] < Read {
+				failure = errors.New("Not found: Variable " + at + " not found")
+			}
+			content, _ := json.Marshal(variable) // a string always has a JSON form
+			return content
 		}
-		return parse([]byte(variable))
-	}
-	return text, nil
-}
-
-// protected is what a protection rule answers (DisableDirectDeployment).
-const protected = "Permission denied: Cannot directly deploy in this workspace. Fork or Pull request required."
-
-// refuse answers in the way of Windmill's errors.
-func refuse(w http.ResponseWriter, status int, text string) {
-	w.Header().Set("Content-Type", "text/plain")
-	w.WriteHeader(status)
-	_, _ = w.Write([]byte(text)) // a client that has gone needs no answer
+		status, text := ws.read(at, token)
+		if depth > 20 {
+			status, text = http.StatusBadRequest, "Bad request: resources that name each other"
+		}
+		if status != http.StatusOK {
+			failure = errors.New(text)
+			return nil
+		}
+		content, err := ws.expand([]byte(text), token, depth+1)
+		failure = errors.Join(failure, err)
+		return content
+	})
+	return expanded, failure
 }

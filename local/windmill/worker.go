@@ -2,79 +2,79 @@ package windmill
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
-	"unicode"
-	"unicode/utf8"
 )
 
-// clientModule is the Windmill client's import path.
-const clientModule = "github.com/windmill-labs/windmill-go-client"
+// Who started a job, for Job.Env. Source: windmill-labs/windmill, schedule.rs and
+// worker_flow.rs; an agent worker may leave WM_FLOW_PATH empty. A schedule with a
+// retry runs a flow of one step under the script's own path, which Job.Path is, too.
+var (
+	ByHand              = []string{} // or by webhook, or by a schedule's "Run now"
+	BySchedule          = []string{"WM_SCHEDULE_PATH=f/ServiceNow/warm_token"}
+	ByScheduleWithRetry = startedBy("f/ServiceNow/get_token", "WM_FLOW_STEP_ID=a", "WM_SCHEDULE_PATH=f/ServiceNow/warm_token")
+	StepOfScheduledFlow = startedBy("f/ServiceNow/open_incidents/branchall-0", "WM_FLOW_STEP_ID=a", "WM_SCHEDULE_PATH=f/ServiceNow/every_day")
+	StepOfFlow          = startedBy("f/ServiceNow/open_incidents", "WM_FLOW_STEP_ID=a")
+	ByScript            = startedBy("f/ServiceNow/caller") // through one of Windmill's clients
+)
 
-// Worker builds Go scripts and runs them as jobs of a workspace, in the way of
-// Windmill's Go executor.
+// startedBy is a job that the job of a flow or of a script at path started.
+func startedBy(path string, more ...string) []string {
+	id := newID()
+	return append([]string{"WM_FLOW_PATH=" + path, "WM_FLOW_JOB_ID=" + id, "WM_ROOT_FLOW_JOB_ID=" + id}, more...)
+}
+
+// Worker builds Go scripts and runs them as jobs of a workspace.
 type Worker struct {
-	// Workspace resolves the jobs' arguments and knows their tokens.
 	Workspace *Workspace
-	// BaseURL is where the workspace is served, without /api.
-	BaseURL string
-	// Dir is an existing folder for the job folders.
-	Dir string
+	BaseURL   string // where the workspace is served, without /api
+	Dir       string // an existing folder for the jobs' folders, absolute
+	Slots     int    // jobs at once, further ones queue; 0: no limit
+
+	once  sync.Once
+	slots chan struct{}
 }
 
 // Job is a built script and what it runs with.
 type Job struct {
-	// Binary is the built script, from Build.
-	Binary string
-	// Args has a value for each argument of the script's main. A string
-	// "$res:path" stands for that resource's value.
-	Args map[string]any
-	// Token is the workspace token with which the job calls Windmill.
-	Token string
-	// Path is where the script is deployed; "" is a preview, which has no path.
-	Path string
-	// ID is the job's; "" stands for a new one.
-	ID string
-	// Env is the environment on top of the worker's own, as "NAME=value": who
-	// started the job (ByHand and so on) and what the worker group adds.
-	Env []string
-	// Output gets the job's log while the job runs, if it is not nil. An error of
-	// its Write ends the job.
-	Output io.Writer
+	Binary string         // from Build
+	Args   map[string]any // by the arguments of the script's main; "$res:path" stands for that resource
+	Token  string         // with which the job calls Windmill
+	Path   string         // where the script is deployed; empty: a preview
+	ID     string         // empty: a new one
+	Env    []string       // who started it, and what the worker group adds, as NAME=value
+	Output io.Writer      // gets the log while the job runs, if it is not nil
 }
 
 // Done is a job that has ended.
 type Done struct {
-	Result json.RawMessage // what main returned, or null if the job failed
+	Result json.RawMessage // what main returned
 	Failed bool
-	Log    string        // what the job wrote to standard output and standard error
-	Took   time.Duration // from process start to exit
+	Log    string        // standard output and standard error
+	Took   time.Duration // without the queue
 }
 
-// FailureText is what Windmill shows as the result of a failed job: the last 600
-// characters of its log.
-func (d Done) FailureText() string {
-	log := []rune(strings.TrimSpace(d.Log))
-	return string(log[max(0, len(log)-600):])
-}
+// clientModule is the Windmill client's import path.
+const clientModule = "github.com/windmill-labs/windmill-go-client"
 
-// Build makes a program of a script, in a new folder below Dir. moduleDir is a
-// folder of the module that says by which client jobs are built: the published
-// one, or the one that takes its place there. The steps are those of
-// handle_go_job in go_executor.rs.
+// requireLine is where a script pins a module.
+var requireLine = regexp.MustCompile(`//(require .*\n)`)
+
+// Build makes a program of a script, in a new folder below Dir, as handle_go_job does.
+// If the module in moduleDir replaces the Windmill client by a folder, so does this.
 func (wk *Worker) Build(ctx context.Context, script, moduleDir string) (binary string, err error) {
 	source, err := os.ReadFile(script)
 	if err != nil {
@@ -84,78 +84,71 @@ func (wk *Worker) Build(ctx context.Context, script, moduleDir string) (binary s
 	if err != nil {
 		return "", err
 	}
-	standIn, err := wk.goCommand(ctx, moduleDir, nil, "list", "-m", "-f", "{{with .Replace}}{{.Dir}}{{end}}", clientModule)
+	standIn, err := goCommand(ctx, moduleDir, "", "list", "-m", "-f", "{{with .Replace}}{{.Dir}}{{end}}", clientModule)
 	if err != nil {
 		return "", err
 	}
-	jobDir, err := os.MkdirTemp(wk.Dir, "build")
+	mod := "module mymod\ngo 1.22\n"
+	for _, match := range requireLine.FindAllSubmatch(source, -1) {
+		mod += string(match[1])
+	}
+	if standIn != "" {
+		mod += fmt.Sprintf("replace %s => %q\n", clientModule, standIn)
+	}
+	if !bytes.HasPrefix(bytes.TrimSpace(source), []byte("package")) {
+		source = append([]byte("package inner; "), source...)
+	}
+	dir, err := os.MkdirTemp(wk.Dir, "build")
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(jobDir, "go")
-	if err := os.MkdirAll(filepath.Join(dir, "inner"), 0o755); err != nil {
+	err = os.Mkdir(filepath.Join(dir, "inner"), 0o755)
+	for name, content := range map[string]string{
+		"go.mod": mod, "inner/inner_main.go": string(source), "inner/runner.go": runner, "main.go": programSource,
+	} {
+		err = errors.Join(err, os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644))
+	}
+	if err != nil {
 		return "", err
 	}
-	inner := string(source)
-	if !strings.HasPrefix(strings.TrimSpace(inner), "package") {
-		inner = "package inner; " + inner
-	}
-	if err := os.WriteFile(filepath.Join(dir, "inner", "inner_main.go"), []byte(inner), 0o644); err != nil {
+	if _, err := goCommand(ctx, dir, "GOWORK=off", "mod", "tidy"); err != nil {
 		return "", err
 	}
-	alone := []string{"GOWORK=off"}
-	if _, err := wk.goCommand(ctx, dir, alone, "mod", "init", "mymod"); err != nil {
-		return "", err
-	}
-	var requirements strings.Builder
-	for _, match := range requireLine.FindAllStringSubmatch(string(source), -1) {
-		fmt.Fprintf(&requirements, "require %s\n", match[1])
-	}
-	if replacement := strings.TrimSpace(standIn); replacement != "" {
-		fmt.Fprintf(&requirements, "replace %s => %q\n", clientModule, replacement)
-	}
-	if err := appendTo(filepath.Join(dir, "go.mod"), requirements.String()); err != nil {
-		return "", err
-	}
-	if _, err := wk.goCommand(ctx, dir, alone, "mod", "tidy"); err != nil {
-		return "", err
-	}
-	for name, content := range map[string]string{"inner/runner.go": runner, "main.go": programSource} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
-			return "", err
-		}
-	}
-	_, err = wk.goCommand(ctx, dir, alone, "build", "main.go")
+	_, err = goCommand(ctx, dir, "GOWORK=off", "build", "main.go")
 	return filepath.Join(dir, "main"), err
 }
 
-// Run runs a job to its end. The error means that it could not be started or that
-// ctx ended it; a job that fails is no error.
+// Run runs a job to its end. A job that fails is no error: an error is a job that
+// could not be started, or that ctx ended.
 func (wk *Worker) Run(ctx context.Context, job Job) (Done, error) {
+	wk.once.Do(func() { wk.slots = make(chan struct{}, wk.Slots) })
+	if wk.Slots > 0 {
+		select {
+		case wk.slots <- struct{}{}:
+			defer func() { <-wk.slots }()
+		case <-ctx.Done():
+			return Done{}, ctx.Err()
+		}
+	}
+	args, err := wk.Workspace.resolve(job.Args, job.Token)
+	if err != nil { // it fails before its script runs
+		return Done{Failed: true, Log: err.Error()}, nil
+	}
 	dir, err := os.MkdirTemp(wk.Dir, "job")
 	if err != nil {
 		return Done{}, err
 	}
 	defer os.RemoveAll(dir)
-	args, err := wk.resolve(job.Args, job.Token)
-	if err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "args.json"), args, 0o600); err != nil {
 		return Done{}, err
 	}
-	for name, content := range map[string][]byte{"args.json": args, "result.json": nil} {
-		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
-			return Done{}, err
-		}
-	}
 	var log bytes.Buffer
-	command := exec.CommandContext(ctx, job.Binary)
-	endWithChildren(command)
-	command.Dir = dir
-	command.Stdout = &log
+	command := withChildren(exec.CommandContext(ctx, job.Binary))
+	command.Dir, command.Env, command.Stdout = dir, wk.Environment(job), &log
 	if job.Output != nil {
 		command.Stdout = io.MultiWriter(&log, job.Output)
 	}
 	command.Stderr = command.Stdout
-	command.Env = wk.Environment(job)
 	started := time.Now()
 	err = command.Run()
 	done := Done{Log: log.String(), Took: time.Since(started)}
@@ -173,102 +166,51 @@ func (wk *Worker) Run(ctx context.Context, job Job) (Done, error) {
 	return done, err
 }
 
-// Environment is all that a job finds in its environment; of two settings of one
-// name the later holds. HOME is that of a sandbox. Source: go_executor.rs and
-// get_reserved_variables in windmill-worker/src/common.rs.
+// Environment is all that a job finds in its environment, nothing of the worker's own
+// but PATH and the proxy. Of two settings of one name the later holds.
 func (wk *Worker) Environment(job Job) []string {
-	id := job.ID
-	if id == "" {
-		id = newID()
-	}
 	env := []string{
-		"WM_WORKSPACE=" + wk.Workspace.Name,
-		"WM_TOKEN=" + job.Token,
-		"WM_EMAIL=user@example.com",
-		"WM_USERNAME=user",
-		"WM_BASE_URL=" + wk.BaseURL,
-		"WM_JOB_ID=" + id,
-		"WM_JOB_PATH=" + job.Path,
-		"WM_FLOW_JOB_ID=",
-		"WM_ROOT_FLOW_JOB_ID=",
-		"WM_FLOW_PATH=",
-		"WM_FLOW_STEP_ID=",
-		"WM_SCHEDULE_PATH=",
-		"WM_PERMISSIONED_AS=u/user",
-		"WM_STATE_PATH=",
-		"WM_OBJECT_PATH=",
-		"WM_WORKER_GROUP=",
-		"BASE_INTERNAL_URL=" + wk.BaseURL,
-		"PATH=" + os.Getenv("PATH"),
-		"TZ=UTC",
-		"HOME=/tmp/go",
+		"WM_WORKSPACE=" + wk.Workspace.Name, "WM_TOKEN=" + job.Token, "WM_JOB_ID=" + cmp.Or(job.ID, newID()), "WM_JOB_PATH=" + job.Path,
+		"WM_BASE_URL=" + wk.BaseURL, "BASE_INTERNAL_URL=" + wk.BaseURL,
+		"WM_EMAIL=user@example.com", "WM_USERNAME=user", "WM_PERMISSIONED_AS=u/user",
+		"WM_FLOW_JOB_ID=", "WM_ROOT_FLOW_JOB_ID=", "WM_FLOW_PATH=", "WM_FLOW_STEP_ID=", "WM_SCHEDULE_PATH=",
+		"WM_STATE_PATH=", "WM_OBJECT_PATH=", "WM_WORKER_GROUP=default", "TZ=UTC", "HOME=/tmp",
 	}
-	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"} {
-		if value, set := os.LookupEnv(name); set {
-			env = append(env, name+"="+value)
-		}
+	for _, name := range []string{"PATH", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"} {
+		env = append(env, name+"="+os.Getenv(name))
 	}
 	return append(env, job.Env...)
 }
 
-// resolve returns the JSON of args with resources in the place of references, as far
-// as the token's owner may read them.
-func (wk *Worker) resolve(args map[string]any, token string) ([]byte, error) {
-	given, err := json.Marshal(args)
-	if err != nil {
-		return nil, err
-	}
-	wk.Workspace.mu.Lock()
-	defer wk.Workspace.mu.Unlock()
-	resolved, err := wk.Workspace.interpolate(given, wk.Workspace.tokens[token])
-	if err != nil {
-		return nil, err
-	}
-	return json.Marshal(resolved)
+// newID makes the id of a job, random and in the form of a UUID.
+func newID() string {
+	id := make([]byte, 16)
+	_, _ = rand.Read(id) // never fails, by its documentation
+	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
 }
 
-// requireLine is where a script pins a module.
-var requireLine = regexp.MustCompile(`//require (.*)\n`)
+// mainLine is where the script's main begins: it must start a line.
+var mainLine = regexp.MustCompile(`(?m)^func main\((.*?)\) `)
 
-// mainStart is where the script's main begins; it must start a line.
-var mainStart = regexp.MustCompile(`(?m)^func main\(`)
-
-// runnerSource returns the file that lets a program call the script's main. It
-// looks at nothing before main, so that a script which cannot be compiled fails
-// where it does on a worker: in go build.
+// runnerSource is the file that lets a program call the script's main. Each argument
+// has a type of its own, and no parenthesis in it.
 func runnerSource(script []byte) (string, error) {
-	start := mainStart.FindIndex(script)
-	if start == nil {
+	match := mainLine.FindSubmatch(script)
+	if match == nil {
 		return "", errors.New("the script has no line that starts with func main(")
 	}
-	source := "package inner; " + string(script[start[0]:])
-	file, err := parser.ParseFile(token.NewFileSet(), "", source, parser.SkipObjectResolution)
-	if err != nil {
-		return "", err
-	}
-	var fields, arguments strings.Builder
-	for _, parameter := range file.Decls[0].(*ast.FuncDecl).Type.Params.List {
-		kind := source[parameter.Type.Pos()-file.FileStart : parameter.Type.End()-file.FileStart]
-		for _, name := range parameter.Names {
-			first, size := utf8.DecodeRuneInString(name.Name)
-			field := string(unicode.ToUpper(first)) + name.Name[size:]
-			fmt.Fprintf(&fields, "\t%s %s `json:%q`\n", field, kind, name.Name)
-			fmt.Fprintf(&arguments, "req.%s, ", field)
+	var fields, arguments string
+	for _, parameter := range strings.Split(string(match[1]), ", ") {
+		name, kind, found := strings.Cut(parameter, " ")
+		if found {
+			field := strings.ToUpper(name[:1]) + name[1:]
+			fields += fmt.Sprintf("\t%s %s `json:%q`\n", field, kind, name)
+			arguments += "req." + field + ", "
 		}
 	}
-	return fmt.Sprintf(runnerFormat, fields.String(), strings.TrimSuffix(arguments.String(), ", ")), nil
+	return "package inner\n\ntype Req struct {\n" + fields + "}\n\n" +
+		"func Run(req Req) (interface{}, error) { return main(" + arguments + ") }\n", nil
 }
-
-// runnerFormat takes the fields of Req and the arguments of main.
-const runnerFormat = `package inner
-
-type Req struct {
-%s}
-
-func Run(req Req) (interface{}, error) {
-	return main(%s)
-}
-`
 
 // programSource reads the arguments, runs the script and writes its result.
 const programSource = `package main
@@ -282,72 +224,42 @@ import (
 )
 
 func main() {
-	if err := run(); err != nil {
+	var req inner.Req
+	args, err := os.ReadFile("args.json")
+	check(err)
+	check(json.Unmarshal(args, &req))
+	result, err := inner.Run(req)
+	check(err)
+	encoded, err := json.Marshal(result)
+	check(err)
+	check(os.WriteFile("result.json", encoded, 0o600))
+}
+
+func check(err error) {
+	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
 }
-
-func run() error {
-	args, err := os.ReadFile("args.json")
-	if err != nil {
-		return err
-	}
-	var req inner.Req
-	if err := json.Unmarshal(args, &req); err != nil {
-		return err
-	}
-	result, err := inner.Run(req)
-	if err != nil {
-		return err
-	}
-	encoded, err := json.Marshal(result)
-	if err != nil {
-		return err
-	}
-	file, err := os.OpenFile("result.json", os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	if _, err := file.Write(encoded); err != nil {
-		return err
-	}
-	return file.Close()
-}
 `
 
-// goCommand runs the go command in dir and returns what it printed. The caller's
-// GOFLAGS are replaced, for some stop a build. An empty value would not do: then
-// those of "go env -w" count.
-// What a stopped command leaves is in Dir.
-func (wk *Worker) goCommand(ctx context.Context, dir string, env []string, args ...string) (string, error) {
-	command := exec.CommandContext(ctx, "go", args...)
-	endWithChildren(command)
-	command.Dir = dir
-	command.Env = append(append(os.Environ(), "GOFLAGS=-buildvcs=false", "GOTMPDIR="+wk.Dir), env...)
-	var output, complaint bytes.Buffer
-	command.Stdout, command.Stderr = &output, &complaint
-	if err := command.Run(); err != nil {
+// goCommand runs the go command in dir and returns what it printed. GOFLAGS are plain,
+// for some stop a build.
+func goCommand(ctx context.Context, dir, env string, args ...string) (string, error) {
+	command := withChildren(exec.CommandContext(ctx, "go", args...))
+	command.Dir, command.Env = dir, append(os.Environ(), "GOFLAGS=-buildvcs=false", env)
+	var complaint strings.Builder
+	command.Stderr = &complaint
+	output, err := command.Output()
+	if err != nil {
 		return "", fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, complaint.String())
 	}
-	return output.String(), nil
+	return strings.TrimSpace(string(output)), nil
 }
 
-// endWithChildren makes the end of command's context kill command and all that it
-// started.
-func endWithChildren(command *exec.Cmd) {
+// withChildren makes the end of command's context kill all that command has started, too.
+func withChildren(command *exec.Cmd) *exec.Cmd {
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
-	command.WaitDelay = 5 * time.Second
-}
-
-func appendTo(name, text string) error {
-	file, err := os.OpenFile(name, os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	if _, err := file.WriteString(text); err != nil {
-		return err
-	}
-	return file.Close()
+	return command
 }
