@@ -37,7 +37,6 @@ import (
 const (
 	cachePath       = "f/ServiceNow/snow_token_cache"  // the token, for all who need it
 	loginsPath      = "f/ServiceNow/snow_token_logins" // what the runs of this script tell each other
-	resourceType    = "state"                          // of this type Windmill keeps no readable history
 	expiryMargin    = time.Minute                      // a token this close to its expiry is not reused
 	defaultLifetime = 1800                             // seconds; ServiceNow's, where an answer has no expires_in
 	runLimit        = 54 * time.Second                 // what turn and login leave of it is for storing the token
@@ -48,7 +47,6 @@ const (
 	deadAfter       = loginLimit + 4*time.Second       // a login watched for so long is a killed job's
 	clockSkew       = 5 * time.Minute                  // between two workers' clocks, at most: other claims say nothing
 	failureStands   = 5 * time.Second                  // so long a failed login is that of each called run, too
-	untilMended     = 100 * 365 * 24 * time.Hour       // by a person
 	longestAnswer   = 1 << 20                          // bytes of ServiceNow's answer; a token's has a few hundred
 	longestQuote    = 300                              // bytes of what others say
 	succeeded       = "OK"                             // the outcome of a login that brought a token
@@ -58,8 +56,7 @@ const (
 // now and sleep are variables for the tests to replace.
 var now, sleep = time.Now, time.Sleep
 
-// servicenow is the Windmill resource type of the same name: an instance, the OAuth application, and the user to log
-// in as. Without username and password the token is that of the application's own user.
+// servicenow is the Windmill resource type of that name. Without a user, the token is the OAuth application's own.
 type servicenow struct {
 	InstanceURL  string `json:"instance_url"` // a URL, a host, or a bare name such as dev12345
 	ClientID     string `json:"client_id"`
@@ -68,12 +65,15 @@ type servicenow struct {
 	Password     string `json:"password"`
 }
 
-// main makes sure that the cache holds a usable token for snow and returns "OK". Outside Windmill it only verifies
-// the credentials. An error says who was asked, what came back and what to check.
+// main makes sure that the cache holds a usable token. Its errors say who was asked, what came back and what to check.
 func main(snow servicenow) (string, error) {
 	log.SetOutput(io.Discard) // net/http logs bytes that it did not expect, whatever they are
 	ctx, cancel := context.WithTimeout(context.Background(), runLimit)
 	defer cancel()
+	defer time.AfterFunc(runLimit+pause/2, func() { // for a 101 (Switching Protocols), whose connection no deadline ends
+		fmt.Println("Given up after 55 s: Windmill or ServiceNow keeps a connection open and says nothing.")
+		os.Exit(1)
+	}).Stop()
 	r, err := newRun(snow)
 	if err == nil {
 		err = r.ensureToken(ctx)
@@ -102,7 +102,7 @@ func newRun(snow servicenow) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
-	secrets := []string{snow.Password, snow.ClientSecret, os.Getenv("WM_TOKEN")}
+	secrets := []string{strings.TrimSpace(snow.Password), snow.ClientSecret, os.Getenv("WM_TOKEN")}
 	r := &run{snow: snow, job: os.Getenv("WM_JOB_ID"), began: now(), secrets: secrets}
 	missing := slices.DeleteFunc([]string{"WM_TOKEN", "WM_WORKSPACE", "BASE_INTERNAL_URL"},
 		func(name string) bool { return os.Getenv(name) != "" })
@@ -110,8 +110,7 @@ func newRun(snow servicenow) (*run, error) {
 	if r.inWindmill && len(missing) > 0 {
 		return nil, fmt.Errorf("a Windmill worker sets %s, which is empty here: check how this job is started", strings.Join(missing, ", "))
 	}
-	// Of a schedule with a retry or a skip handler Windmill makes a flow, under the script's own path (schedule.rs).
-	// The steps of a scheduled flow, too, have WM_SCHEDULE_PATH.
+	// Of a schedule with a retry or a skip handler Windmill makes a flow, which has the script's own path (schedule.rs).
 	scheduled := os.Getenv("WM_SCHEDULE_PATH") != ""
 	wrapped := scheduled && os.Getenv("WM_FLOW_PATH") == os.Getenv("WM_JOB_PATH")
 	inFlow := os.Getenv("WM_FLOW_JOB_ID") != "" && !wrapped
@@ -173,10 +172,11 @@ func checked(snow servicenow) (servicenow, error) {
 // instanceAddress returns scheme, host, port and a gateway's path of what people put into instance_url.
 func instanceAddress(given string) (address string, ok bool) {
 	given = strings.TrimRight(given, "/")
+	isURL := strings.Contains(given, "://")
 	if !strings.ContainsAny(given, ".:/") && given != "localhost" {
 		given += ".service-now.com"
 	}
-	if !strings.Contains(given, "://") {
+	if !isURL {
 		given = "https://" + given
 	}
 	parsed, err := url.Parse(given)
@@ -185,8 +185,9 @@ func instanceAddress(given string) (address string, ok bool) {
 	}
 	host, path := parsed.Hostname(), strings.TrimRight(parsed.EscapedPath(), "/")
 	isHost := consistsOf(host, alphanumeric+"-._:") && strings.ContainsAny(host, alphanumeric) // with colons: IPv6
-	isMaimed := strings.TrimLeft(host, "-._") != host || strings.HasSuffix(parsed.Host, ":")
+	isMaimed := strings.TrimLeft(host, "-._") != host || strings.HasSuffix(parsed.Host, ":") || strings.HasPrefix(path, "//")
 	host = strings.ToLower(host)
+	isNamed := isURL || host == "localhost" || strings.Contains(host, ".")
 	onLoopback := host == "localhost" || host == "127.0.0.1" || host == "::1"
 	isSafe := parsed.Scheme == "https" || (parsed.Scheme == "http" && onLoopback)
 	atServiceNow := strings.HasSuffix(host, ".service-now.com") || strings.HasSuffix(host, ".servicenowservices.com")
@@ -194,7 +195,7 @@ func instanceAddress(given string) (address string, ok bool) {
 	if isPage {
 		path, parsed.RawQuery, parsed.Fragment = "", "", ""
 	}
-	ok = isHost && !isMaimed && isSafe && parsed.RawQuery == "" && parsed.Fragment == ""
+	ok = isHost && isNamed && !isMaimed && isSafe && parsed.RawQuery == "" && parsed.Fragment == ""
 	return parsed.Scheme + "://" + strings.ToLower(parsed.Host) + path, ok
 }
 
@@ -215,8 +216,7 @@ func (c record) remaining() time.Duration {
 	return time.Duration(c.ExpiresAt-now().Unix()) * time.Second
 }
 
-// seal returns the HMAC-SHA256, in hex, of the credentials and what else is given. It binds a token and its expiry to
-// them: no record of another instance, user or password has this seal, and none that was planted or stretched.
+// seal returns the HMAC-SHA256, in hex, of the credentials and more. No record of others, planted or stretched has it.
 func (snow servicenow) seal(more ...any) string {
 	parts, _ := json.Marshal(append([]any{snow.InstanceURL, snow.ClientID, snow.Username, snow.Password}, more...))
 	mac := hmac.New(sha256.New, []byte(snow.ClientSecret))
@@ -225,11 +225,16 @@ func (snow servicenow) seal(more ...any) string {
 }
 
 // readCache returns the cached record, or the zero record if none has the seal of these credentials.
-func (r *run) readCache(ctx context.Context) (cached record, err error) {
+func (r *run) readCache(ctx context.Context) (record, error) {
 	value, err := r.access(ctx, cachePath, nil)
-	_ = json.Unmarshal(value, &cached) // what is of another type stays empty
-	seal := r.snow.seal(cached.Token, cached.ExpiresAt)
-	if cached.InstanceURL != r.snow.InstanceURL || !hmac.Equal([]byte(cached.Seal), []byte(seal)) {
+	var fields map[string]any // by their exact names, as others read them: into a struct, "Token" would do for "token"
+	_ = json.Unmarshal(value, &fields)
+	token, _ := fields["token"].(string)
+	expiry, _ := fields["expires_at"].(float64)
+	seal, _ := fields["seal"].(string)
+	cached := record{token, int64(expiry), r.snow.InstanceURL, r.snow.seal(token, int64(expiry))}
+	isWhole := fields["instance_url"] == cached.InstanceURL && expiry == float64(cached.ExpiresAt)
+	if !isWhole || !hmac.Equal([]byte(seal), []byte(cached.Seal)) {
 		return record{}, err
 	}
 	return cached, err
@@ -277,7 +282,7 @@ func (r *run) access(ctx context.Context, path string, value any) ([]byte, error
 		return nil, fmt.Errorf("%s: Windmill did not answer (%s). Check BASE_INTERNAL_URL", failing, r.quote(err.Error(), ""))
 	case done:
 		return body, nil
-	case status == http.StatusNotFound && value == nil:
+	case value == nil && status == http.StatusNotFound && strings.HasPrefix(said, "Not found"): // not a gateway's own 404
 		return nil, nil
 	case strings.HasSuffix(said, "Unauthorized"):
 		check = "WM_TOKEN, the job's token, which Windmill does not accept"
@@ -296,9 +301,9 @@ func callWindmill(ctx context.Context, path string, value any) (int, []byte, err
 		}
 		return got.StatusCode(), got.Body, nil
 	}
-	update := true
+	update := true // of the type state Windmill keeps no readable history
 	got, err := windmill.Client.CreateResourceWithResponse(ctx, windmill.Workspace,
-		&api.CreateResourceParams{UpdateIfExists: &update}, api.CreateResource{Path: path, ResourceType: resourceType, Value: value})
+		&api.CreateResourceParams{UpdateIfExists: &update}, api.CreateResource{Path: path, ResourceType: "state", Value: value})
 	if err != nil {
 		return 0, nil, err
 	}
@@ -307,9 +312,8 @@ func callWindmill(ctx context.Context, path string, value any) (int, []byte, err
 
 // One login at a time.
 //
-// A run that must log in claims the login: it writes its job's id into the logins, and asks only if that still stands
-// there a moment later. All others wait for what comes of that login, be it a token or a failure. The logins have a
-// resource of their own, so that a claim never touches a token.
+// A run that must log in claims the login: it writes its job's id into the logins, which never touches a token, and asks
+// only if that still stands there a moment later. All others wait for what comes of it, be it a token or a failure.
 
 // awaitTurn returns the logins with this run's claim in them when it is to ask ServiceNow, else the record to reuse.
 func (r *run) awaitTurn(ctx context.Context) (map[string]login, record, error) {
@@ -320,8 +324,7 @@ func (r *run) awaitTurn(ctx context.Context) (map[string]login, record, error) {
 	if isGood := r.called && cached.remaining() > margin; err != nil || isGood {
 		return nil, cached, err
 	}
-	var first, watched login
-	var watchedSince time.Time
+	first, watched, watchedSince := login{}, login{}, r.began
 	for look := 1; now().Sub(r.began) < turnLimit; look++ {
 		logins, err := r.readLogins(ctx)
 		if err != nil {
@@ -379,12 +382,12 @@ func (r *run) isAnothers(l login) bool {
 	return l.Job != "" && l.Job != r.job && l.Outcome == "" && age(l.At).Abs() < clockSkew
 }
 
-// heldBack returns an error if this run must not ask, because of refusals in a row: ServiceNow locks a user after five,
-// or three where it counts one more than once (KB0749501). A person may have mended something, and may ask sooner.
+// heldBack returns an error if refusals in a row forbid this run to ask. ServiceNow locks a user after five, or three
+// where it counts one more than once (KB0749501). A person may have mended something, and may ask sooner.
 func (r *run) heldBack(last login) error {
 	byHand, others, rule := time.Minute, 10*time.Minute, "do not ask for 10 minutes"
 	if last.Refusals > 1 {
-		byHand, others, rule = 20*time.Minute, untilMended, "do not ask again"
+		byHand, others, rule = 20*time.Minute, 100*365*24*time.Hour, "do not ask again"
 	}
 	heldFor := map[bool]time.Duration{true: byHand, false: others}[r.byHand]
 	if last.Refusals < 1 || age(last.RefusedAt) >= heldFor {
@@ -393,7 +396,7 @@ func (r *run) heldBack(last login) error {
 	refused := time.Unix(last.RefusedAt, 0).UTC()
 	return fmt.Errorf("it refused these credentials, %d in a row, the last at %s (%s), and a few lock the user. Flows and schedules %s; "+
 		"a run by hand may from %s on. This ends with other credentials in the servicenow resource, a run by hand that succeeds, or "+
-		"when %s is deleted", last.Refusals, refused.Format(time.RFC3339), r.quote(last.Outcome, ""), rule,
+		"when %s is deleted", last.Refusals, refused.Format(time.RFC3339), cmp.Or(r.quote(last.Outcome, ""), "unknown"), rule,
 		refused.Add(byHand).Format(time.RFC3339), loginsPath)
 }
 
@@ -416,6 +419,16 @@ func (r *run) end(ctx context.Context, claimed map[string]login, outcome string,
 	logins[r.snow.seal()] = last
 	if _, err := r.access(ctx, loginsPath, logins); err != nil {
 		fmt.Printf("Other runs could not be told what came of this one: %v\n", err)
+	}
+	// Windmill has no compare-and-swap: a write at the same moment may have undone this one, and the refusal be forgotten.
+	for wait := claimPause; refused && wait < time.Second && ctx.Err() == nil; wait *= 3 {
+		sleep(wait)
+		logins, err := r.readLogins(ctx)
+		if found := logins[r.snow.seal()]; err == nil && found.Refusals < last.Refusals {
+			found.Refusals, found.RefusedAt = last.Refusals, last.RefusedAt
+			logins[r.snow.seal()] = found
+			_, _ = r.access(ctx, loginsPath, logins)
+		}
 	}
 }
 
@@ -458,56 +471,44 @@ func (r *run) ask(ctx context.Context) (record, *failure) {
 	}
 	asked := now() // the lifetime counts from here, so that the answer's way shortens it
 	endpoint := r.snow.InstanceURL + "/oauth_token.do"
-	response, body, err := post(ctx, endpoint, form)
-	if err != nil {
-		is := func(cause error) bool { return errors.Is(err, cause) }
-		brokenOff := is(syscall.ECONNRESET) || is(syscall.EPIPE) || is(io.EOF) || is(io.ErrUnexpectedEOF)
-		return record{}, &failure{outcome: endpoint + " did not answer (" + r.quote(err.Error(), "") + ")",
-			advice:  "Check instance_url, and this worker's network, DNS, certificates and proxy variables",
-			passing: brokenOff || is(syscall.ECONNREFUSED)}
-	}
-	answer := tokenAnswer{ExpiresIn: defaultLifetime}
-	_ = json.Unmarshal(body, &answer) // what is no JSON, or of another type, stays as it is
-	r.secrets = append(r.secrets, answer.AccessToken)
-	isToken := answer.AccessToken != "" && consistsOf(answer.AccessToken, alphanumeric+"-._~+/=") // RFC 6750
-	lifetime, _ := strconv.ParseFloat(fmt.Sprint(answer.ExpiresIn), 64)
-	isLifetime := lifetime >= 1 && lifetime <= 1e9
-	if response.StatusCode != http.StatusOK || answer.Error != nil || !isToken || !isLifetime {
-		return record{}, r.judge(endpoint, response, body, answer)
-	}
-	fresh := record{Token: answer.AccessToken, ExpiresAt: asked.Unix() + int64(lifetime), InstanceURL: r.snow.InstanceURL}
-	fresh.Seal = r.snow.seal(fresh.Token, fresh.ExpiresAt)
-	return fresh, nil
-}
-
-// tokenAnswer is what the token endpoint answers (RFC 6749, sections 5.1 and 5.2), or nearly: any type is met in any.
-type tokenAnswer struct {
-	AccessToken string `json:"access_token"`
-	ExpiresIn   any    `json:"expires_in"` // seconds: a number, a quoted one, or nothing
-	Error       any    `json:"error"`      // a code; an object where ServiceNow is busy
-	Description any    `json:"error_description"`
-}
-
-// post sends a form once, and returns the answer and its body. An error means that no whole answer came.
-func post(ctx context.Context, endpoint string, form url.Values) (*http.Response, []byte, error) {
 	request, _ := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, strings.NewReader(form.Encode())) // a checked address
 	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	// On a kept connection, or by HTTP/2, Go might send it twice. An http.Client would follow redirects, password and all.
 	noHTTP2 := map[string]func(string, *tls.Conn) http.RoundTripper{}
 	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, TLSNextProto: noHTTP2}
 	response, err := transport.RoundTrip(request)
-	if err != nil {
-		return nil, nil, err
+	var body []byte
+	if err == nil {
+		defer response.Body.Close()
+		body, err = io.ReadAll(io.LimitReader(response.Body, longestAnswer))
 	}
-	defer response.Body.Close()
-	if response.StatusCode == http.StatusSwitchingProtocols {
-		return response, nil, nil // its body is the bare connection, which no deadline ends
+	if isRefusal := response != nil && response.StatusCode != http.StatusOK; err != nil && !isRefusal { // a part of one will do
+		is := func(cause error) bool { return errors.Is(err, cause) }
+		brokenOff := is(syscall.ECONNRESET) || is(syscall.EPIPE) || is(io.EOF) || is(io.ErrUnexpectedEOF)
+		return record{}, &failure{outcome: endpoint + " did not answer (" + r.quote(err.Error(), "") + ")",
+			advice:  "Check instance_url, and this worker's network, DNS, certificates and proxy variables",
+			passing: brokenOff || is(syscall.ECONNREFUSED)}
 	}
-	body, err := io.ReadAll(io.LimitReader(response.Body, longestAnswer))
-	if response.StatusCode != http.StatusOK {
-		err = nil // a part of a refusal says enough
+	var answer tokenAnswer
+	_ = json.Unmarshal(body, &answer) // what is no JSON, or of another type, stays as it is
+	r.secrets = append(r.secrets, answer.AccessToken, answer.RefreshToken)
+	isToken := answer.AccessToken != "" && consistsOf(answer.AccessToken, alphanumeric+"-._~+/=") // RFC 6750
+	lifetime, _ := strconv.ParseFloat(fmt.Sprint(cmp.Or(answer.ExpiresIn, any(defaultLifetime))), 64)
+	isLifetime := lifetime >= 1 && lifetime <= 1e9
+	if response.StatusCode != http.StatusOK || answer.Error != nil || !isToken || !isLifetime {
+		return record{}, r.judge(endpoint, response, body, answer)
 	}
-	return response, body, err
+	expiry := asked.Unix() + int64(lifetime)
+	return record{answer.AccessToken, expiry, r.snow.InstanceURL, r.snow.seal(answer.AccessToken, expiry)}, nil
+}
+
+// tokenAnswer is what the token endpoint answers (RFC 6749, sections 5.1 and 5.2), or nearly: any type is met in any.
+type tokenAnswer struct {
+	AccessToken  string `json:"access_token"`
+	RefreshToken string `json:"refresh_token"` // not used, but no error may repeat it
+	ExpiresIn    any    `json:"expires_in"`    // seconds: a number, a quoted one, or nothing
+	Error        any    `json:"error"`         // a code; an object where ServiceNow is busy
+	Description  any    `json:"error_description"`
 }
 
 // judge says what came back in the place of a token, and what to check.
@@ -516,8 +517,7 @@ func (r *run) judge(endpoint string, response *http.Response, body []byte, answe
 	outcome := fmt.Sprintf("%s answered %d %s", endpoint, status, cmp.Or(http.StatusText(status), "(unknown)"))
 	code, _ := answer.Error.(string)
 	description, _ := answer.Description.(string)
-	retryAfter := response.Header.Get("Retry-After")
-	for _, field := range [][2]string{{"error", code}, {"error_description", description}, {"Retry-After", retryAfter}} {
+	for _, field := range [][2]string{{"error", code}, {"error_description", description}, {"Retry-After", response.Header.Get("Retry-After")}} {
 		if field[1] != "" {
 			outcome += ", " + field[0] + " " + r.quote(field[1], "")
 		}

@@ -129,15 +129,18 @@ func TestFortyJobsAtOnce(t *testing.T) {
 	trials := map[int]int{} // by the number of logins
 	for i := range 10 {
 		p := newProof(t)
-		p.onRequest(func(int, *http.Request) bool {
-			time.Sleep(rand.N(time.Duration(1+20*i) * time.Millisecond))
+		p.onRequest(func(_ int, r *http.Request) bool {
+			if r.Method == http.MethodPost { // one that comes late may overwrite another's claim
+				time.Sleep(rand.N(time.Duration(1+20*i) * time.Millisecond))
+			}
 			return false
 		})
 		p.check(`"OK"`, 10, p.steps(40))
 		trials[p.instance.Requests()]++
 	}
-	if t.Logf("trials by the number of logins: %v", trials); trials[1]+trials[2] < 10 {
-		t.Error("more than 2")
+	t.Logf("trials by the number of logins: %v", trials)
+	if trials[1]+trials[2] < 10 {
+		t.Error("there were more than 2 in some")
 	}
 }
 
@@ -236,8 +239,12 @@ func TestNetwork(t *testing.T) {
 	var asked atomic.Int32
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked.Add(1)
-		w.Header().Set("Location", "http://"+strings.Replace(r.Host, "127.0.0.1", "localhost", 1)+"/elsewhere")
-		w.WriteHeader(map[bool]int{true: http.StatusProxyAuthRequired, false: http.StatusTemporaryRedirect}[r.Method == http.MethodConnect])
+		if r.Method == http.MethodConnect {
+			w.WriteHeader(http.StatusProxyAuthRequired)
+			return
+		}
+		elsewhere := strings.Replace(r.Host, "127.0.0.1", "localhost", 1)
+		http.Redirect(w, r, "http://"+elsewhere, http.StatusTemporaryRedirect)
 	})
 	server, secure := httptest.NewServer(handler), httptest.NewTLSServer(handler)
 	t.Cleanup(server.Close)
