@@ -149,8 +149,6 @@ func (r *run) ensureToken(ctx context.Context) error {
 	return nil
 }
 
-// The input.
-
 // checked returns snow as it is used. No error repeats a value, for somebody may have put a password there.
 func checked(snow servicenow) (servicenow, error) {
 	for _, field := range []*string{&snow.InstanceURL, &snow.ClientID, &snow.ClientSecret, &snow.Username} {
@@ -284,6 +282,8 @@ func (r *run) access(ctx context.Context, path string, value any) ([]byte, error
 		return body, nil
 	case value == nil && status == http.StatusNotFound && strings.HasPrefix(said, "Not found"): // not a gateway's own 404
 		return nil, nil
+	case status == http.StatusOK: // it may hold the token
+		said = "which is no JSON"
 	case strings.HasSuffix(said, "Unauthorized"):
 		check = "WM_TOKEN, the job's token, which Windmill does not accept"
 	case status == 400 || status == 401 || status == 403:
@@ -317,16 +317,16 @@ func callWindmill(ctx context.Context, path string, value any) (int, []byte, err
 
 // awaitTurn returns the logins with this run's claim in them when it is to ask ServiceNow, else the record to reuse.
 func (r *run) awaitTurn(ctx context.Context) (map[string]login, record, error) {
-	ctx, cancel := context.WithTimeout(ctx, turnLimit)
+	turn, cancel := context.WithTimeout(ctx, turnLimit)
 	defer cancel()
 	margin := expiryMargin
-	cached, err := r.readCache(ctx)
+	cached, err := r.readCache(turn)
 	if isGood := r.called && cached.remaining() > margin; err != nil || isGood {
 		return nil, cached, err
 	}
 	first, watched, watchedSince := login{}, login{}, r.began
 	for look := 1; now().Sub(r.began) < turnLimit; look++ {
-		logins, err := r.readLogins(ctx)
+		logins, err := r.readLogins(turn)
 		if err != nil {
 			return nil, record{}, err
 		}
@@ -350,11 +350,11 @@ func (r *run) awaitTurn(ctx context.Context) (map[string]login, record, error) {
 		justNow := r.called && age(last.At).Abs() < failureStands
 		failed := last.Outcome != "" && last.Outcome != succeeded
 		if failed && (awaited || justNow) {
-			return nil, record{}, fmt.Errorf("job %s did so for this run, too: %s. Its log says what to check",
+			return nil, record{}, fmt.Errorf("job %s has just failed, for this run, too: %s. Its log says what to check",
 				r.quote(last.Job, ""), r.quote(last.Outcome, ""))
 		}
 		if last.Outcome == succeeded && (awaited || r.called) {
-			if cached, err := r.readCache(ctx); err != nil || cached.remaining() > margin {
+			if cached, err := r.readCache(turn); err != nil || cached.remaining() > margin {
 				return nil, cached, err
 			}
 		}
@@ -362,7 +362,7 @@ func (r *run) awaitTurn(ctx context.Context) (map[string]login, record, error) {
 		logins[r.snow.seal()] = mine
 		writing := now()
 		if err = r.heldBack(last); err == nil {
-			_, err = r.access(ctx, loginsPath, logins)
+			_, err = r.access(turn, loginsPath, logins)
 		}
 		if err != nil {
 			return nil, record{}, err
@@ -370,7 +370,10 @@ func (r *run) awaitTurn(ctx context.Context) (map[string]login, record, error) {
 		// A job that looked before this write may still write a claim, and takes about as long for it.
 		settling := min(2*now().Sub(writing), turnLimit-now().Sub(r.began))
 		sleep(max(claimPause, settling))
-		claimed, err := r.readLogins(ctx)
+		claimed, err := r.readLogins(turn)
+		if err != nil { // else others would wait for the claim
+			r.end(ctx, logins, "Windmill failed after the claim", false)
+		}
 		if err != nil || claimed[r.snow.seal()] == mine {
 			return claimed, record{}, err
 		}
@@ -432,8 +435,6 @@ func (r *run) end(ctx context.Context, claimed map[string]login, outcome string,
 	}
 }
 
-// Asking ServiceNow.
-
 // failure is a login that brought no token.
 type failure struct {
 	outcome string // who was asked and what came back
@@ -463,7 +464,6 @@ func (r *run) logIn(ctx context.Context) (record, error) {
 	return fresh, nil
 }
 
-// ask makes one request to the token endpoint.
 func (r *run) ask(ctx context.Context) (record, *failure) {
 	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {r.snow.ClientID}, "client_secret": {r.snow.ClientSecret}}
 	if r.snow.Username != "" {

@@ -126,6 +126,22 @@ func TestTheFolder(t *testing.T) {
 	}
 }
 
+// The README tells of errors in the script's own words.
+func TestTheErrorsOfTheREADME(t *testing.T) {
+	_, table, _ := strings.Cut(readFile(t, "../README.md"), "| the error says |")
+	rows := strings.Split(table, "\n| ")[1:]
+	for _, row := range rows {
+		for i, said := range strings.Split(strings.Split(row, " |")[0], "`") {
+			if isQuoted := i%2 == 1; isQuoted && !strings.Contains(row, "Windmill's own") && !strings.Contains(readFile(t, "../main.go"), said) {
+				t.Errorf("main.go does not say %q", said)
+			}
+		}
+	}
+	if len(rows) < 10 {
+		t.Errorf("%d errors; want ten", len(rows))
+	}
+}
+
 func readFile(t *testing.T, name string) string {
 	t.Helper()
 	content, err := os.ReadFile(name)

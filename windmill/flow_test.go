@@ -101,7 +101,7 @@ func emptied(used string) bool {
 func TestTheStep(t *testing.T) {
 	worker, binaries := newWorker(t, stepFile)
 	const strange, planted = "HOST answered something else", "is not like https://dev12345.service-now.com, so another script wrote it"
-	// RAW stands for what may not be repeated. Without an answer nothing may be asked.
+	// RAW stands for what may not be repeated. Without an answer nothing may be asked; with status 0 it is no HTTP.
 	for _, test := range []struct{ record, answer, want string }{
 		{`null`, ``, "holds no token"},
 		{`{}`, ``, "holds no token"},
@@ -120,6 +120,8 @@ func TestTheStep(t *testing.T) {
 		{`http://HOST`, `200 {"result": [{"stats": {"count": "2"}}]}`, strange},
 		{`http://HOST`, `200 {"error": "RAW"}`, strange},
 		{`http://HOST`, `200 <html>RAW</html>`, strange},
+		{`http://HOST`, `0 220 mail RAW`, "HOST did not answer within 30 s as an HTTPS server"},
+		{`http://HOST`, "0 HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n{\"result\": []}RAW", `{}`}, // Go's own log would show the rest
 		{`http://HOST`, `307 RAW`, "HOST answered 307: check instance_url"},
 		{`http://HOST`, `401 RAW`, "HOST answered 401: it does not accept the token"},
 		{`http://HOST`, `403 RAW`, "HOST answered 403: it knows the token, but refuses this call. Check the user's right"},
@@ -129,9 +131,14 @@ func TestTheStep(t *testing.T) {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			asked += "http://" + r.Host + r.URL.Path
 			w.Header().Set("Location", "/elsewhere")
-			code, _ := strconv.Atoi(status)
-			w.WriteHeader(code)
-			fmt.Fprint(w, body)
+			if code, _ := strconv.Atoi(status); code != 0 {
+				w.WriteHeader(code)
+				fmt.Fprint(w, body)
+				return
+			}
+			connection, _, _ := http.NewResponseController(w).Hijack() // never fails on HTTP/1.1
+			defer connection.Close()
+			fmt.Fprint(connection, body)
 		}))
 		fill := strings.NewReplacer("HOST", server.Listener.Addr().String(), "SOON", fmt.Sprint(time.Now().Unix()+60)).Replace
 		record := fill(test.record)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/url"
@@ -24,6 +25,7 @@ type record struct {
 // main returns the number of open incidents by priority, from ServiceNow's Aggregate
 // API. Its errors show neither the token nor what the other side sent.
 func main(cache record) (map[string]int, error) {
+	log.SetOutput(io.Discard) // net/http logs bytes that it did not expect, whatever they are
 	address, ok := instanceAddress(cache.InstanceURL)
 	switch {
 	case cache.Token == "":
