@@ -404,8 +404,9 @@ func TestFaultsOfWindmill(t *testing.T) {
 		want   string
 	}{
 		{502, html, 1, ""}, {500, "busy", 1, ""}, {0, "", 1, ""},
-		{502, html, 2, "answered 502, (not repeated here). Check Windmill's server log"}, {200, html, 1, "answered 200, which is no JSON. Check"}, {200, `{"token":"abc`, 1, "answered 200, which is no JSON. Check"},
-		{500, `{"x":"y"}`, 2, `answered 500, {"x":"y"}. Check`}, {500, "?" + theToken, 2, "answered 500, (not repeated here)"},
+		{502, html, 2, "answered 502, (not repeated here). Check Windmill's server log"},
+		{200, html, 1, "answered 200, which is no JSON. Check"}, {200, `{"token":"abc`, 1, "answered 200, which is no JSON. Check"},
+		{500, `{"=+!?#$&|":1}`, 2, `answered 500, {"=+!?#$&|":1}. Check`}, {500, "?" + theToken, 2, "answered 500, (not repeated here)"},
 		{0, "", 2, "did not answer (EOF). Check BASE_INTERNAL_URL"}, {0, theToken + "\r\n\r\n", 2, "did not answer ((not repeated"},
 		{401, "Not authorized: Unauthorized\n" + theToken[:10], 1, "answered 401, Not authorized: Unauthorized. Check WM_TOKEN"},
 		{401, "Not authorized: You don't have access", 1, "answered 401, Not authorized: You don't have access" + folder},
@@ -614,6 +615,7 @@ func TestNoRefusalIsForgotten(t *testing.T) {
 		"a read fails":      func(w *world) { w.windmill.Fault = answers(5, 5, 502, "") },
 		"reads fail":        func(w *world) { w.windmill.Fault = answers(5, 6, 502, "") },
 		"a write fails":     func(w *world) { w.windmill.Fault = answers(6, 6, 502, "") },
+		"looks at it fail":  func(w *world) { w.windmill.Fault = answers(7, 10, 502, "") },
 		"a write undoes it": func(w *world) { w.windmill.Fault = during(7, func() { w.setLogin(login{}) }) },
 		"a late claim does": func(w *world) { w.windmill.Fault = during(8, func() { w.setLogin(login{Job: "other", At: begin}) }) },
 	} {
@@ -623,6 +625,7 @@ func TestNoRefusalIsForgotten(t *testing.T) {
 		spoil(w)
 		o, got := w.check(byHand, 1, "401"), w.login()
 		w.expect(got.Refusals == 2 && got.RefusedAt >= begin && o.took >= 1500*time.Millisecond, "after %s: %+v", o.took, got)
+		w.expect((got.Job == "") == (name == "a write undoes it"), "login = %+v", got)
 		w.expect((got == login{"other", begin, "", 2, begin}) == (name == "a late claim does"), "login = %+v", got)
 	}
 }
@@ -724,6 +727,7 @@ func TestTokensAndTheirExpiry(t *testing.T) {
 func TestAnswers(t *testing.T) {
 	const html, denied = "<html><body>s3ntinel</body></html>", `{"error_description":"access_denied","error":"server_error"}`
 	const busy = `{"error":{"message":"Transaction cancelled","detail":"s3ntinel"},"status":"failure"}`
+	const retry = "\r\nRetry-After: 60\r\n\r\n"
 	const strange, cutOff = "That is not what a token endpoint answers", "\r\nContent-Length: 99\r\n\r\n" + `{"error":"x","access_token":"abc"}`
 	try := func(status int, body string, refused bool, requests int, want string) {
 		w := newWorld(t, status, " ", body)
@@ -751,11 +755,11 @@ func TestAnswers(t *testing.T) {
 	try(200, `<div class="instance-hibernating-page">`, false, 1, "answered 200 OK. It is the page of a hibernating instance: wake it")
 	try(0, "HTTP/1.1 307 x\r\nLocation: https://x.example.com\r\n\r\n", false, 1, "answered 307 Temporary Redirect. The redirect was not")
 	try(403, `{"error":"s"}`, false, 1, "answered 403 Forbidden, error s. Check the instance's IP address access control")
-	try(0, "HTTP/1.1 429 x\r\nRetry-After: 60\r\n\r\n"+`{"error":"s"}`, false, 1, "answered 429 Too Many Requests, error s, Retry-After 60")
+	try(0, "HTTP/1.1 429 x"+retry+`{"error":"s"}`, false, 1, "answered 429 Too Many Requests, error s, Retry-After 60. Check what else")
 	try(500, denied, false, 1, "answered 500 Internal Server Error, error server_error, error_description access_denied. The instance")
 	try(502, html, false, 2, "answered 502 Bad Gateway. The instance")
 	try(599, "", false, 1, "answered 599 (unknown). The instance")
-	try(0, "HTTP/1.1 503 x\r\nRetry-After: 5\r\n\r\n"+busy, false, 2, "answered 503 Service Unavailable, Retry-After 5. The instance")
+	try(0, "HTTP/1.1 503 x"+retry+busy, false, 2, "answered 503 Service Unavailable, Retry-After 60. The instance")
 	for status, bodies := range map[int][]string{400: {html}, 401: {html, busy, `{"access_token":"abc"}`}, 404: {html}, 200: {
 		html, busy, "null", "", `{"access_token":""}`, `{"access_token":"abc"}x`, `{"access_token":"a b"}`, `{"access_token":"$var:f/x/y"}`,
 		`{"access_token":"abc","expires_in":0}`, `{"access_token":"abc","expires_in":-1}`, `{"access_token":"abc","expires_in":1000000001}`,

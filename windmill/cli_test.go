@@ -116,7 +116,7 @@ func TestTheFolder(t *testing.T) {
 		"f/ServiceNow/warm_token.schedule.yaml":      {"script_path: f/ServiceNow/get_token\n", "enabled: false\n", "$res:" + credentials},
 		"f/ServiceNow/open_incidents.flow/flow.yaml": {"path: f/ServiceNow/get_token\n", "$res:" + credentials, "$res:" + cachePath, "!inline count_open_incidents.go"},
 		"wmill.yaml": {"includes:\n  - f/ServiceNow/get_token.*\n  - f/ServiceNow/open_incidents.flow/**\n", "skipFolders: true\n", "skipResources: true\n",
-			"skipResourceTypes: true\n", "skipVariables: true\n", "skipWorkspaceDependencies: true\n"},
+			"skipResourceTypes: true\n", "skipVariables: true\n", "skipWorkspaceDependencies: true\n", "skipDatatableMigrations: true\n"},
 	} {
 		for _, want := range wants {
 			if content := readFile(t, name); !strings.Contains(content, want) {

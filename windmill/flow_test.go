@@ -120,7 +120,7 @@ func TestTheStep(t *testing.T) {
 		{`http://HOST`, `200 {"result": [{"stats": {"count": "2"}}]}`, strange},
 		{`http://HOST`, `200 {"error": "RAW"}`, strange},
 		{`http://HOST`, `200 <html>RAW</html>`, strange},
-		{`http://HOST`, `0 220 mail RAW`, "HOST did not answer within 30 s as an HTTPS server"},
+		{`http://HOST`, "0 220 RAW\r\n", "HOST did not answer within 30 s as an HTTPS server"},
 		{`http://HOST`, "0 HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n{\"result\": []}RAW", `{}`}, // Go's own log would show the rest
 		{`http://HOST`, `307 RAW`, "HOST answered 307: check instance_url"},
 		{`http://HOST`, `401 RAW`, "HOST answered 401: it does not accept the token"},
