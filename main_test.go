@@ -612,12 +612,12 @@ func TestWhatEndsBeingHeldBack(t *testing.T) {
 
 func TestNoRefusalIsForgotten(t *testing.T) {
 	for name, spoil := range map[string]func(w *world){
-		"a read fails":      func(w *world) { w.windmill.Fault = answers(5, 5, 502, "") },
-		"reads fail":        func(w *world) { w.windmill.Fault = answers(5, 6, 502, "") },
-		"a write fails":     func(w *world) { w.windmill.Fault = answers(6, 6, 502, "") },
-		"looks at it fail":  func(w *world) { w.windmill.Fault = answers(7, 10, 502, "") },
-		"a write undoes it": func(w *world) { w.windmill.Fault = during(7, func() { w.setLogin(login{}) }) },
-		"a late claim does": func(w *world) { w.windmill.Fault = during(8, func() { w.setLogin(login{Job: "other", At: begin}) }) },
+		"a read fails":       func(w *world) { w.windmill.Fault = answers(5, 5, 502, "") },
+		"reads fail":         func(w *world) { w.windmill.Fault = answers(5, 6, 502, "") },
+		"a write fails":      func(w *world) { w.windmill.Fault = answers(6, 6, 502, "") },
+		"a look at it fails": func(w *world) { w.windmill.Fault = answers(7, 8, 502, "") },
+		"a write undoes it":  func(w *world) { w.windmill.Fault = during(7, func() { w.setLogin(login{}) }) },
+		"a late claim does":  func(w *world) { w.windmill.Fault = during(8, func() { w.setLogin(login{Job: "other", At: begin}) }) },
 	} {
 		w := newWorld(t, name)
 		w.setLogin(login{Job: "job-0", Outcome: "401", Refusals: 1})
