@@ -214,7 +214,7 @@ func (c record) remaining() time.Duration {
 	return time.Duration(c.ExpiresAt-now().Unix()) * time.Second
 }
 
-// seal returns the HMAC-SHA256, in hex, of the credentials and more. No record of others, planted or stretched has it.
+// seal returns the HMAC-SHA256, in hex, of the credentials and more: a record that was planted or stretched has another.
 func (snow servicenow) seal(more ...any) string {
 	parts, _ := json.Marshal(append([]any{snow.InstanceURL, snow.ClientID, snow.Username, snow.Password}, more...))
 	mac := hmac.New(sha256.New, []byte(snow.ClientSecret))
@@ -312,8 +312,8 @@ func callWindmill(ctx context.Context, path string, value any) (int, []byte, err
 
 // One login at a time.
 //
-// A run that must log in claims the login: it writes its job's id into the logins, which never touches a token, and asks
-// only if that still stands there a moment later. All others wait for what comes of it, be it a token or a failure.
+// A run that must log in claims the login: it writes its job's id into the logins (not into the cache: a claim touches
+// no token), and asks only if that still stands there a moment later. All others wait for what comes of its login.
 
 // awaitTurn returns the logins with this run's claim in them when it is to ask ServiceNow, else the record to reuse.
 func (r *run) awaitTurn(ctx context.Context) (map[string]login, record, error) {
