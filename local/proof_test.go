@@ -144,6 +144,25 @@ func TestFortyJobsAtOnce(t *testing.T) {
 	}
 }
 
+// Two wrong users beside a right one, and beside the Python script's writes: each wrong one is refused once.
+func TestWrongUsersInOneCache(t *testing.T) {
+	p := newProof(t)
+	for i := range 15 { // five rounds
+		user, want := [3]string{"wrong 1", "wrong 2", account.Username}[i%3], [3]string{"answered 401", "answered 401", `"OK"`}[i%3]
+		job := getToken(script(), windmill.StepOfFlow)
+		job.Args = map[string]any{"snow": map[string]string{"instance_url": p.address, "client_id": account.ClientID,
+			"client_secret": account.ClientSecret, "username": user, "password": account.Password}}
+		done := p.run(context.Background(), 1, func(int) windmill.Job { return job })[0]
+		if !strings.Contains(string(done.Result)+done.Log, want) {
+			t.Errorf("run %d, as %s, in the place of %s: %s\n%s", i, user, want, done.Result, done.Log)
+		}
+		p.workspace.Set(cachePath, windmill.Resource{Type: "state", Value: []byte(`{"token": "of the Python script", "expires_at": 1.5}`)})
+	}
+	if one, two := p.instance.Refused("wrong 1"), p.instance.Refused("wrong 2"); one != 1 || two != 1 {
+		t.Errorf("refused logins: %d and %d; want one each", one, two)
+	}
+}
+
 func TestMoreJobsThanSlots(t *testing.T) {
 	p, began := newProof(t), time.Now()
 	p.worker.Slots = 12
