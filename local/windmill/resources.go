@@ -36,11 +36,8 @@ type Resource struct {
 	Value json.RawMessage `json:"value"`
 }
 
-// Call is a call of the API. Path is the resource's; Status is 0 until it is answered.
-type Call struct {
-	Method, Path string
-	Status       int
-}
+// Call is a call of the API. Path is the resource's.
+type Call struct{ Method, Path string }
 
 // Workspace serves get_value and create below /api/w/{Name}/resources/. The zero
 // value has no folders, no users and no resources.
@@ -56,7 +53,6 @@ type Workspace struct {
 	variables map[string]string
 	resources map[string]Resource
 	calls     []Call
-	shared    int // so many of them were handed out, and may not be changed
 }
 
 // lock returns the function that unlocks, for a defer.
@@ -97,7 +93,6 @@ func (ws *Workspace) Delete(path string) { defer ws.lock()(); delete(ws.resource
 // Calls are the calls so far, in the order in which they came.
 func (ws *Workspace) Calls() []Call {
 	defer ws.lock()()
-	ws.shared = len(ws.calls)
 	return slices.Clip(ws.calls)
 }
 
@@ -119,8 +114,7 @@ func (ws *Workspace) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ws.calls = append(ws.calls, Call{Method: r.Method, Path: row.Path})
 	n := len(ws.calls)
 	unlock()
-	noted := &statusWriter{w, ws, n}
-	if ws.Fault != nil && ws.Fault(noted, r, n) {
+	if ws.Fault != nil && ws.Fault(w, r, n) {
 		return
 	}
 
@@ -140,30 +134,9 @@ func (ws *Workspace) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if status == http.StatusOK {
 		w.Header().Set("Content-Type", "application/json")
 	}
-	noted.WriteHeader(status)
+	w.WriteHeader(status)
 	_, _ = io.WriteString(w, text) // a client that has gone needs no answer
 }
-
-// statusWriter notes the status of the nth call before it is sent.
-type statusWriter struct {
-	http.ResponseWriter
-	ws *Workspace
-	n  int
-}
-
-// WriteHeader notes and sends a status. A fault must call it, also for a 200.
-func (w *statusWriter) WriteHeader(status int) {
-	unlock := w.ws.lock()
-	if w.n <= w.ws.shared {
-		w.ws.calls, w.ws.shared = slices.Clone(w.ws.calls), 0
-	}
-	w.ws.calls[w.n-1].Status = status
-	unlock()
-	w.ResponseWriter.WriteHeader(status)
-}
-
-// Unwrap lets a fault hijack the connection by an http.ResponseController.
-func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // read answers get_value. Like create and expand, it needs the lock held.
 func (ws *Workspace) read(at, token string) (status int, text string) {

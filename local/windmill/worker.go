@@ -2,7 +2,6 @@ package windmill
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -54,7 +53,6 @@ type Job struct {
 	Args   map[string]any // by the arguments of the script's main; "$res:path" stands for that resource
 	Token  string         // with which the job calls Windmill
 	Path   string         // where the script is deployed; empty: a preview
-	ID     string         // empty: a new one
 	Env    []string       // who started it, and what the worker group adds, as NAME=value
 	Output io.Writer      // gets the log while the job runs, if it is not nil
 }
@@ -170,7 +168,7 @@ func (wk *Worker) Run(ctx context.Context, job Job) (Done, error) {
 // but PATH and the proxy. Of two settings of one name the later holds.
 func (wk *Worker) Environment(job Job) []string {
 	env := []string{
-		"WM_WORKSPACE=" + wk.Workspace.Name, "WM_TOKEN=" + job.Token, "WM_JOB_ID=" + cmp.Or(job.ID, newID()), "WM_JOB_PATH=" + job.Path,
+		"WM_WORKSPACE=" + wk.Workspace.Name, "WM_TOKEN=" + job.Token, "WM_JOB_ID=" + newID(), "WM_JOB_PATH=" + job.Path,
 		"WM_BASE_URL=" + wk.BaseURL, "BASE_INTERNAL_URL=" + wk.BaseURL,
 		"WM_EMAIL=user@example.com", "WM_USERNAME=user", "WM_PERMISSIONED_AS=u/user",
 		"WM_FLOW_JOB_ID=", "WM_ROOT_FLOW_JOB_ID=", "WM_FLOW_PATH=", "WM_FLOW_STEP_ID=", "WM_SCHEDULE_PATH=",
