@@ -301,9 +301,9 @@ func callWindmill(ctx context.Context, path string, value any) (int, []byte, err
 		}
 		return got.StatusCode(), got.Body, nil
 	}
-	update := true // of the type state Windmill keeps no readable history
+	update, state := true, "state" // of this type Windmill keeps no readable history
 	got, err := windmill.Client.CreateResourceWithResponse(ctx, windmill.Workspace,
-		&api.CreateResourceParams{UpdateIfExists: &update}, api.CreateResource{Path: path, ResourceType: "state", Value: value})
+		&api.CreateResourceParams{UpdateIfExists: &update}, api.CreateResource{Path: path, ResourceType: state, Value: value})
 	if err != nil {
 		return 0, nil, err
 	}
@@ -358,13 +358,13 @@ func (r *run) awaitTurn(ctx context.Context) (map[string]login, record, error) {
 				return nil, cached, err
 			}
 		}
+		if err := r.heldBack(last); err != nil {
+			return nil, record{}, err
+		}
 		mine := login{Job: r.job, At: now().Unix(), Refusals: last.Refusals, RefusedAt: last.RefusedAt}
 		logins[r.snow.seal()] = mine
 		writing := now()
-		if err = r.heldBack(last); err == nil {
-			_, err = r.access(turn, loginsPath, logins)
-		}
-		if err != nil {
+		if _, err := r.access(turn, loginsPath, logins); err != nil {
 			return nil, record{}, err
 		}
 		// A job that looked before this write may still write a claim, and takes about as long for it.
@@ -482,7 +482,7 @@ func (r *run) ask(ctx context.Context) (record, *failure) {
 		defer response.Body.Close()
 		body, err = io.ReadAll(io.LimitReader(response.Body, longestAnswer))
 	}
-	if isRefusal := response != nil && response.StatusCode != http.StatusOK; err != nil && !isRefusal { // a part of one will do
+	if notOK := response != nil && response.StatusCode != http.StatusOK; err != nil && !notOK { // its status says enough
 		is := func(cause error) bool { return errors.Is(err, cause) }
 		brokenOff := is(syscall.ECONNRESET) || is(syscall.EPIPE) || is(io.EOF) || is(io.ErrUnexpectedEOF)
 		return record{}, &failure{outcome: endpoint + " did not answer (" + r.quote(err.Error(), "") + ")",
