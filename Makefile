@@ -35,7 +35,7 @@ check: ## gofmt, vet, staticcheck, race detector, all tests and proofs, the olde
 
 fuzz: ## what parses foreign bytes, FUZZTIME (30s) each
 	@for target in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\)(.*/\1/p' main_test.go); do \
-		go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) . || exit 1; done
+		go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x . || exit 1; done
 
 push: ## deploy the script to the workspace that the wmill CLI is set to
 	@command -v npx >/dev/null || { echo "make push needs Node.js with npx: https://nodejs.org" >&2; exit 1; }
