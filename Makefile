@@ -5,7 +5,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 WMILL       := windmill-cli@1.819.0
 FUZZTIME    := 30s
 PACKAGES    := . ./local/... ./windmill # below windmill/f is what Windmill compiles, main.go a second time
-DOTS        := while sleep 4; do echo …; done & trap "kill $$!" EXIT; # while Go compiles, nothing else is said
+DOTS        := while sleep 4 && kill -0 $$$$; do echo …; done 2>&- & trap "kill $$!" EXIT; # while Go compiles, nothing else is said
 
 # In the place of the caller's, of which some stop a build.
 export GOFLAGS := -buildvcs=false
@@ -19,7 +19,7 @@ help: ## say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
 
 run: ## the main job on a local Windmill and ServiceNow (SNOW=instance.json: one login on a real instance)
-	@echo "Building (half a minute the first time) …"; $(DOTS) go build -o .build/run ./local && kill $$! && exec .build/run
+	@echo "Building (half a minute the first time) …"; $(DOTS) go build -o .build/run ./local && .build/run
 
 test: ## the fast tests
 	@$(DOTS) go test -short $(PACKAGES)

@@ -51,10 +51,8 @@ type world struct {
 
 func newWorld(t testing.TB, about ...any) *world {
 	w := &world{TB: t, about: fmt.Sprintf("%.80s", fmt.Sprint(about...)), clock: time.Unix(begin, 0), onSleep: func() {}}
-	w.instance = &sn.Instance{Now: func() time.Time { return now() }}
-	w.windmill = &windmill.Workspace{Name: "acme & co"}
-	w.windmill.AddFolder("f/ServiceNow")
-	w.windmill.AddUser(theToken, windmill.Rights{"f/ServiceNow": windmill.Write})
+	w.instance = &sn.Instance{Now: func() time.Time { return now() }, Accounts: map[sn.Account]bool{}}
+	w.windmill = &windmill.Workspace{Name: "acme & co", Users: map[string]windmill.Rights{theToken: {"f/ServiceNow": true}}}
 	w.worker = &windmill.Worker{Workspace: w.windmill, BaseURL: w.serve(w.windmill)}
 	w.snow = servicenow{w.serve(w.instance), "client", theSecret, "svc user", thePassword}
 	w.accept(w.snow, true)
@@ -83,8 +81,8 @@ func (w *world) serve(handler http.Handler) (url string) {
 
 // accept makes the instance accept the login of snow, or not.
 func (w *world) accept(snow servicenow, accepted bool) {
-	w.instance.SetAccount(sn.Account{ClientID: snow.ClientID, ClientSecret: snow.ClientSecret,
-		Username: snow.Username, Password: snow.Password}, accepted)
+	w.instance.Accounts[sn.Account{ClientID: snow.ClientID, ClientSecret: snow.ClientSecret,
+		Username: snow.Username, Password: snow.Password}] = accepted
 }
 
 // outcome is what came of a run.
@@ -116,15 +114,14 @@ func (w *world) run(startedBy []string) outcome {
 	for _, call := range w.windmill.Calls()[calls:] {
 		o.calls = append(o.calls, call.Method+" "+strings.TrimPrefix(call.Path, "f/ServiceNow/snow_token_"))
 	}
-	cached, _ := w.windmill.Get(cachePath)
-	kept, _ := w.windmill.Get(loginsPath)
-	said := o.log + o.failure + string(kept.Value)
-	repeated := strings.Contains(strings.ToLower(said+string(cached.Value)), "s3ntinel")
+	cached := string(w.windmill.Get(cachePath))
+	said := o.log + o.failure + string(w.windmill.Get(loginsPath))
+	repeated := strings.Contains(strings.ToLower(said+cached), "s3ntinel")
 	issued := w.instance.Issued()
 	for _, token := range issued[max(0, len(issued)-6):] { // a run knows no older ones
 		repeated = repeated || strings.Contains(said, token)
 	}
-	w.expect(!repeated, "a secret is repeated in %q", said+string(cached.Value))
+	w.expect(!repeated, "a secret is repeated in %q", said+cached)
 	w.expect((result == "OK") == (err == nil), "result = %q, error = %q; want OK or an error", result, o.failure)
 	return o
 }
@@ -150,20 +147,17 @@ func (w *world) cache() (token string, left float64) {
 
 // hideToken takes the cached token away until it is given back.
 func (w *world) hideToken() (giveBack func()) {
-	record, _ := w.windmill.Get(cachePath)
+	record := w.windmill.Get(cachePath)
 	w.windmill.Delete(cachePath)
 	return func() { w.windmill.Set(cachePath, record) }
 }
 
 func (w *world) set(path string, value any) {
 	encoded, _ := json.Marshal(value)
-	w.windmill.Set(path, windmill.Resource{Type: "state", Value: encoded})
+	w.windmill.Set(path, encoded)
 }
 
-func (w *world) get(path string, value any) {
-	r, _ := w.windmill.Get(path)
-	_ = json.Unmarshal(r.Value, value)
-}
+func (w *world) get(path string, value any) { _ = json.Unmarshal(w.windmill.Get(path), value) }
 
 // login is the last one with these credentials.
 func (w *world) login() login {
@@ -241,9 +235,9 @@ func TestWhoStartedIt(t *testing.T) {
 			w.run(byHand)
 			w.check(started, logins, "")
 			w.clock = w.clock.Add(time.Hour) // and whoever it was, nobody asks who may not store
-			w.windmill.AddUser(theToken, windmill.Rights{"f/ServiceNow": windmill.Read})
+			w.windmill.Users[theToken] = windmill.Rights{"f/ServiceNow": false}
 			w.check(started, 0, "snow_token_logins cannot be written: Windmill answered 400")
-			w.windmill.AddUser(theToken, nil)
+			w.windmill.Users[theToken] = nil
 			w.check(started, 0, "snow_token_cache cannot be read: Windmill answered 401")
 		}
 	}
@@ -882,7 +876,7 @@ func TestYear(t *testing.T) {
 				mended.Password = fmt.Sprint(thePassword, tick)
 				w.accept(mended, true)
 			case period/2 + 96: // and a day later in Windmill
-				refused := w.instance.Refused("svc user")
+				refused := w.instance.Refusals("svc user").All
 				w.expect(refused <= 2*(tick/period+1), "day %d: %d refused logins", tick/96, refused)
 				w.snow.Password = fmt.Sprint(thePassword, tick-96)
 			}
@@ -893,7 +887,7 @@ func TestYear(t *testing.T) {
 			}
 		}
 		token, _ := w.cache()
-		locked := w.instance.EverLocked("svc user")
+		locked := !w.instance.Refusals("svc user").LockedUntil.IsZero()
 		w.expect(w.instance.Valid(token) && !locked, "locked: %t; token: %q", locked, token)
 	}
 }

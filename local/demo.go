@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http/httptest"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -38,12 +37,10 @@ type world struct {
 
 // newWorld starts both servers. The worker keeps its files in dir.
 func newWorld(dir string) *world {
-	w := &world{workspace: &windmill.Workspace{Name: "local"}, instance: &servicenow.Instance{}}
-	w.instance.SetAccount(account, true)
-	w.workspace.AddFolder("f/ServiceNow")
-	w.workspace.AddUser(jobToken, windmill.Rights{"f/ServiceNow": windmill.Write, "f/ServiceNow_login": windmill.Read})
-	w.workspace.SetVariable("f/ServiceNow_login/client_secret", account.ClientSecret)
-	w.workspace.SetVariable("f/ServiceNow_login/password", account.Password)
+	w := &world{instance: &servicenow.Instance{Now: time.Now, Accounts: map[servicenow.Account]bool{account: true}}}
+	w.workspace = &windmill.Workspace{Name: "local",
+		Users:     map[string]windmill.Rights{jobToken: {"f/ServiceNow": true, "f/ServiceNow_login": false}},
+		Variables: map[string]string{"f/ServiceNow_login/secret": account.ClientSecret, "f/ServiceNow_login/password": account.Password}}
 	forWindmill, forServiceNow := httptest.NewServer(w.workspace), httptest.NewServer(w.instance)
 	w.close = func() { forWindmill.Close(); forServiceNow.Close() }
 	w.worker = &windmill.Worker{Workspace: w.workspace, BaseURL: forWindmill.URL, Dir: dir}
@@ -54,25 +51,21 @@ func newWorld(dir string) *world {
 // moveTo changes the address in the servicenow resource.
 func (w *world) moveTo(address string) {
 	w.address = address
-	value, _ := json.Marshal(map[string]string{ // strings always have a JSON form
-		"instance_url": address, "client_id": account.ClientID, "client_secret": "$var:f/ServiceNow_login/client_secret",
-		"username": account.Username, "password": "$var:f/ServiceNow_login/password",
-	})
-	w.workspace.Set(snowPath, windmill.Resource{Type: "servicenow", Value: value})
+	w.workspace.Set(snowPath, fmt.Appendf(nil, `{"instance_url": %q, "client_id": %q, "client_secret": "$var:f/ServiceNow_login/secret", `+
+		`"username": %q, "password": "$var:f/ServiceNow_login/password"}`, address, account.ClientID, account.Username))
 }
 
 // token is the cached one, or empty.
 func (w *world) token() string {
 	var cached struct{ Token string }
-	resource, _ := w.workspace.Get(cachePath)
-	_ = json.Unmarshal(resource.Value, &cached) // what is no record stays empty
+	_ = json.Unmarshal(w.workspace.Get(cachePath), &cached) // what is no record stays empty
 	return cached.Token
 }
 
 // getToken is a job that runs the script.
 func getToken(binary string, startedBy []string) windmill.Job {
 	return windmill.Job{Binary: binary, Path: "f/ServiceNow/get_token", Env: startedBy, Token: jobToken,
-		Args: map[string]any{"snow": "$res:" + snowPath}}
+		Args: `{"snow": "$res:` + snowPath + `"}`}
 }
 
 // run runs jobs at once. One that cannot be run, or that ctx ends, has failed, and so has one that says a secret.
@@ -110,8 +103,7 @@ func demonstrate(ctx context.Context, out io.Writer, dir string) error {
 	defer d.close()
 	d.instance.Incidents = map[string]int{"1": 2, "2": 7, "3": 40}
 	fmt.Fprintf(out, "Building the jobs as a worker does, for Windmill at %s, ServiceNow at %s …\n", d.worker.BaseURL, d.address)
-	scripts, _ := filepath.Glob("windmill/f/ServiceNow/open_incidents.flow/*.go")
-	scripts = append(scripts, "main.go")
+	scripts := []string{"windmill/f/ServiceNow/open_incidents.flow/count_open_incidents.go", "main.go"}
 	for i, script := range scripts {
 		binary, err := d.worker.Build(ctx, script, ".")
 		if err != nil {
@@ -120,7 +112,7 @@ func demonstrate(ctx context.Context, out io.Writer, dir string) error {
 		scripts[i] = binary
 	}
 	step, schedule := getToken(scripts[1], windmill.StepOfFlow), getToken(scripts[1], windmill.BySchedule)
-	list := windmill.Job{Binary: scripts[0], Env: windmill.StepOfFlow, Token: jobToken, Args: map[string]any{"cache": "$res:" + cachePath}}
+	list := windmill.Job{Binary: scripts[0], Env: windmill.StepOfFlow, Token: jobToken, Args: `{"cache": "$res:` + cachePath + `"}`}
 
 	d.show(ctx, "By hand, to verify the credentials", 1, getToken(scripts[1], windmill.ByHand), 1, `"OK"`)
 	d.instance.Revoke(d.token())
@@ -129,7 +121,7 @@ func demonstrate(ctx context.Context, out io.Writer, dir string) error {
 	d.show(ctx, "The flow's next step, open incidents by priority", 1, list, 0, `{"1":2,"2":7,"3":40}`)
 	d.workspace.Delete(cachePath)
 	d.show(ctx, "Forty flows at once, with nothing cached", 40, step, 2, `"OK"`)
-	d.instance.SetAccount(account, false)
+	d.instance.Accounts[account] = false
 	d.show(ctx, "On a schedule, with the password changed on the instance", 1, schedule, 1, "failed")
 	d.workspace.Delete(cachePath)
 	d.show(ctx, "A flow after that, with nothing cached", 1, step, 0, "failed")

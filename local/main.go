@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"servicenow-token/local/windmill"
 )
@@ -20,11 +19,6 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	go func() {
-		for range time.Tick(4 * time.Second) {
-			fmt.Println("…") // it is alive
-		}
-	}()
 	err := run(ctx, os.Stdout, os.Getenv("SNOW"))
 	if ctx.Err() != nil {
 		err = errors.New("interrupted")
@@ -50,7 +44,7 @@ func run(ctx context.Context, out io.Writer, snowFile string) error {
 
 // logIn runs the job as outside Windmill, with the caller's environment, on the real instance that file describes.
 func logIn(ctx context.Context, out io.Writer, dir, file string) error {
-	snow, err := readInstance(file)
+	args, err := readInstance(file)
 	if err != nil {
 		return err
 	}
@@ -61,7 +55,8 @@ func logIn(ctx context.Context, out io.Writer, dir, file string) error {
 		return err
 	}
 	env := append(os.Environ(), "WM_TOKEN=", "WM_JOB_ID=", "WM_WORKSPACE=", "BASE_INTERNAL_URL=")
-	done, err := worker.Run(ctx, windmill.Job{Binary: binary, Args: map[string]any{"snow": snow}, Env: env, Output: out})
+	done, err := worker.Run(ctx, windmill.Job{Binary: binary, Args: args, Env: env})
+	fmt.Fprint(out, done.Log)
 	if err == nil && done.Failed { // the job has said why
 		err = errors.New("the login failed")
 	}
@@ -69,18 +64,18 @@ func logIn(ctx context.Context, out io.Writer, dir, file string) error {
 }
 
 // readInstance reads the script's argument from a file that its owner alone may read. No error repeats what is in it.
-func readInstance(name string) (snow map[string]string, err error) {
+func readInstance(name string) (args string, err error) {
 	info, err := os.Stat(name)
 	if err == nil && info.Mode()&0o077 != 0 {
-		return nil, fmt.Errorf("%s holds secrets, and others may read it: chmod 600 %[1]s", name)
+		return "", fmt.Errorf("%s holds secrets, and others may read it: chmod 600 %[1]s", name)
 	}
 	content, err := os.ReadFile(name)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	if json.Unmarshal(content, &snow) != nil || bytes.Contains(content, []byte(`"$var:`)) {
-		return nil, fmt.Errorf("%s must hold a JSON object of strings, each the value itself and no $var: of Windmill's: "+
+	if json.Unmarshal(content, &map[string]string{}) != nil || bytes.Contains(content, []byte(`"$var:`)) {
+		return "", fmt.Errorf("%s must hold a JSON object of strings, each the value itself and no $var: of Windmill's: "+
 			"instance_url, client_id, client_secret, username, password", name)
 	}
-	return snow, nil
+	return fmt.Sprintf(`{"snow": %s}`, content), nil
 }

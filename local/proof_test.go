@@ -101,10 +101,9 @@ func (p proof) check(want string, seconds float64, all []windmill.Done) {
 			p.t.Errorf("after %s, in the place of %s: %s\n%s", done.Took, want, done.Result, done.Log)
 		}
 	}
-	cache, _ := p.workspace.Get(cachePath)
-	logins, _ := p.workspace.Get(loginsPath)
-	if !wholeCache.Match(cache.Value) || !wholeLogins.Match(logins.Value) {
-		p.t.Errorf("torn: %s, %s", cache.Value, logins.Value)
+	cache, logins := p.workspace.Get(cachePath), p.workspace.Get(loginsPath)
+	if !wholeCache.Match(cache) || !wholeLogins.Match(logins) {
+		p.t.Errorf("torn: %s, %s", cache, logins)
 	}
 }
 
@@ -150,22 +149,22 @@ func TestWrongUsersInOneCache(t *testing.T) {
 	for i := range 15 { // five rounds
 		user, want := [3]string{"wrong 1", "wrong 2", account.Username}[i%3], [3]string{"answered 401", "answered 401", `"OK"`}[i%3]
 		job := getToken(script(), windmill.StepOfFlow)
-		job.Args = map[string]any{"snow": map[string]string{"instance_url": p.address, "client_id": account.ClientID,
-			"client_secret": account.ClientSecret, "username": user, "password": account.Password}}
+		job.Args = fmt.Sprintf(`{"snow": {"instance_url": %q, "client_id": %q, "client_secret": %q, "username": %q, "password": %q}}`,
+			p.address, account.ClientID, account.ClientSecret, user, account.Password)
 		done := p.run(context.Background(), 1, func(int) windmill.Job { return job })[0]
 		if !strings.Contains(string(done.Result)+done.Log, want) {
 			t.Errorf("run %d, as %s, in the place of %s: %s\n%s", i, user, want, done.Result, done.Log)
 		}
-		p.workspace.Set(cachePath, windmill.Resource{Type: "state", Value: []byte(`{"token": "of the Python script", "expires_at": 1.5}`)})
+		p.workspace.Set(cachePath, []byte(`{"token": "of the Python script", "expires_at": 1.5}`))
 	}
-	if one, two := p.instance.Refused("wrong 1"), p.instance.Refused("wrong 2"); one != 1 || two != 1 {
+	if one, two := p.instance.Refusals("wrong 1").All, p.instance.Refusals("wrong 2").All; one != 1 || two != 1 {
 		t.Errorf("refused logins: %d and %d; want one each", one, two)
 	}
 }
 
 func TestMoreJobsThanSlots(t *testing.T) {
 	p, began := newProof(t), time.Now()
-	p.worker.Slots = 12
+	p.worker.Slots = make(chan struct{}, 12)
 	p.instance.Fault = func(w http.ResponseWriter, _ *http.Request, _ int) bool { w.WriteHeader(503); return true }
 	p.check("answered 503", 10, p.steps(60))
 	if n, took := p.instance.Requests(), time.Since(began); n > 4 || took > 10*time.Second {
@@ -227,7 +226,7 @@ func TestHanging(t *testing.T) {
 	atOnce(len(tests), func(i int) {
 		p, test := newProof(t), tests[i]
 		p.plant(50 * time.Second)
-		before, _ := p.workspace.Get(cachePath)
+		before := p.workspace.Get(cachePath)
 		p.onRequest(func(n int, r *http.Request) bool {
 			switch test[min(n, 8)-1] {
 			case 's':
@@ -244,8 +243,7 @@ func TestHanging(t *testing.T) {
 		}
 		all := p.steps(1)
 		p.check(who+" did not answer", 55, all)
-		after, _ := p.workspace.Get(cachePath)
-		if isSame := bytes.Equal(before.Value, after.Value); isSame != (first < 6) || all[0].Failed != isSame {
+		if isSame := bytes.Equal(before, p.workspace.Get(cachePath)); isSame != (first < 6) || all[0].Failed != isSame {
 			t.Errorf("%s: the cache is as it was: %t, the run failed: %t", test, isSame, all[0].Failed)
 		}
 	})
@@ -287,4 +285,81 @@ func TestNetwork(t *testing.T) {
 			t.Errorf("asked %d times, %d times once more; want %d, %d\n%s", n, repeated, test.asked, test.repeated, all[0].Log)
 		}
 	}
+}
+
+func TestTheDemo(t *testing.T) {
+	_ = newProof(t)
+	var out bytes.Buffer
+	err := run(context.Background(), &out, "")
+	if lines := strings.Count(out.String(), "\n"); err != nil || lines > 25 { // and make says a few
+		t.Errorf("%v after %d lines:\n%s", err, lines, &out)
+	}
+}
+
+func TestALoginOutsideWindmill(t *testing.T) {
+	p, file := newProof(t), filepath.Join(t.TempDir(), "instance.json")
+	for _, test := range []struct {
+		password, end string
+		mode          os.FileMode
+		want          string
+	}{
+		{account.Password, "}", 0o600, "It gave one"},
+		{"Wr0ng", "}", 0o600, "answered 401"},
+		{account.Password, "}", 0o640, "chmod 600"},
+		{"Wr0ng", "", 0o600, "must hold a JSON object"},
+		{"$var:Wr0ng", "}", 0o600, "must hold a JSON object"},
+	} {
+		content := fmt.Sprintf(`{"instance_url": %q, "client_id": %q, "client_secret": %q, "username": %q, "password": %q`+test.end,
+			p.address, account.ClientID, account.ClientSecret, account.Username, test.password)
+		must(os.WriteFile(file, []byte(content), test.mode))
+		must(os.Chmod(file, test.mode))
+		var out bytes.Buffer
+		err := run(context.Background(), &out, file)
+		said, isGood := fmt.Sprint(&out, err), test.want == "It gave one"
+		if !strings.Contains(said, test.want) || strings.Contains(said, "Wr0ng") || isGood != (err == nil) {
+			t.Errorf("it said %s; want %s", said, test.want)
+		}
+	}
+	if n := p.instance.Requests(); n != 2 {
+		t.Errorf("%d requests; want 2", n)
+	}
+}
+
+// bareSource is a script that makes a warm run's one call, and nothing else.
+const bareSource = `package inner
+
+import ("io"; "net/http"; "os")
+
+func main(snow map[string]string) (string, error) {
+	request, _ := http.NewRequest("GET", os.Getenv("BASE_INTERNAL_URL")+"/api/w/local/resources/get_value/f%2FServiceNow%2Fsnow_token_cache", nil)
+	request.Header.Set("Authorization", "Bearer "+os.Getenv("WM_TOKEN"))
+	response, err := http.DefaultClient.Do(request)
+	if err == nil {
+		_, err = io.ReadAll(response.Body)
+	}
+	return "OK", err
+}
+`
+
+func BenchmarkWarm(b *testing.B) {
+	p := newProof(b)
+	p.check(`"OK"`, 30, p.steps(1))
+	b.Run("script", func(b *testing.B) { p.measure(b, script(), "") })
+	b.Run("bare", func(b *testing.B) { p.measure(b, build(bareSource), "") })
+}
+
+// A cold run has a pause of 0.3 s.
+func BenchmarkCold(b *testing.B) { newProof(b).measure(b, script(), cachePath) }
+
+// measure runs a job again and again, each time without the resource at path, and gives the time of its process alone.
+func (p proof) measure(b *testing.B, binary, path string) {
+	var took time.Duration
+	for range b.N {
+		p.workspace.Delete(path)
+		p.workspace.Delete(loginsPath)
+		all := p.run(context.Background(), 1, func(int) windmill.Job { return getToken(binary, windmill.StepOfFlow) })
+		p.check(`"OK"`, 30, all)
+		took += all[0].Took
+	}
+	b.ReportMetric(float64(took.Nanoseconds())/float64(b.N), "ns/op")
 }

@@ -1,12 +1,8 @@
-// Package windmill stands in for the published Windmill client, v1.501.4, where
-// no module proxy serves it: what the script calls of it, with its requests and
-// its hazards. A call ends only with its context, for there is no timeout. What
-// compiles with this package compiles with the published one.
+// Package windmill stands in for the published Windmill client, v1.501.4, where no module proxy serves it: what the
+// script calls of it, with its requests and its hazards. A call ends only with its context, for there is no timeout.
 package windmill
 
 import (
-	"context"
-	"net/http"
 	"os"
 
 	api "github.com/windmill-labs/windmill-go-client/api"
@@ -18,17 +14,9 @@ type ClientWithWorkspace struct {
 	Workspace string
 }
 
-// GetClient returns a client by the environment as it is now: BASE_INTERNAL_URL,
-// WM_TOKEN and WM_WORKSPACE. Its error is always nil, whatever is missing there.
+// GetClient returns a client by the environment as it is now: BASE_INTERNAL_URL, WM_TOKEN and WM_WORKSPACE. Its error
+// is always nil, whatever is missing there.
 func GetClient() (ClientWithWorkspace, error) {
-	authorization := "Bearer " + os.Getenv("WM_TOKEN")
-	authorize := func(_ context.Context, request *http.Request) error {
-		request.Header.Set("Authorization", authorization)
-		return nil
-	}
-	client, _ := api.NewClientWithResponses(os.Getenv("BASE_INTERNAL_URL")+"/api", func(c *api.Client) error {
-		c.RequestEditors = append(c.RequestEditors, authorize)
-		return nil
-	}) // its one option never fails
+	client := &api.ClientWithResponses{Server: os.Getenv("BASE_INTERNAL_URL") + "/api", Authorization: "Bearer " + os.Getenv("WM_TOKEN")}
 	return ClientWithWorkspace{client, os.Getenv("WM_WORKSPACE")}, nil
 }

@@ -3,24 +3,21 @@ package windmill
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
-	"syscall"
 	"time"
 )
 
-// Who started a job, for Job.Env. Source: windmill-labs/windmill, schedule.rs and
-// worker_flow.rs; an agent worker may leave WM_FLOW_PATH empty. A schedule with a
-// retry runs a flow of one step under the script's own path, which Job.Path is, too.
+// Who started a job, for Job.Env. Source: windmill-labs/windmill, schedule.rs and worker_flow.rs; an agent worker may
+// leave WM_FLOW_PATH empty. A schedule with a retry runs a flow of one step under the script's own path, which
+// Job.Path is, too.
 var (
 	ByHand              = []string{} // or by webhook, or by a schedule's "Run now"
 	BySchedule          = []string{"WM_SCHEDULE_PATH=f/ServiceNow/warm_token"}
@@ -41,20 +38,17 @@ type Worker struct {
 	Workspace *Workspace
 	BaseURL   string // where the workspace is served, without /api
 	Dir       string // an existing folder for the jobs' folders, absolute
-	Slots     int    // jobs at once, further ones queue; 0: no limit
-
-	once  sync.Once
-	slots chan struct{}
+	// Slots has room for the jobs that run at once. Further ones queue. Nil: no limit.
+	Slots chan struct{}
 }
 
 // Job is a built script and what it runs with.
 type Job struct {
-	Binary string         // from Build
-	Args   map[string]any // by the arguments of the script's main; "$res:path" stands for that resource
-	Token  string         // with which the job calls Windmill
-	Path   string         // where the script is deployed; empty: a preview
-	Env    []string       // who started it, and what the worker group adds, as NAME=value
-	Output io.Writer      // gets the log while the job runs, if it is not nil
+	Binary string   // from Build
+	Args   string   // in JSON, such as {"snow": "$res:path"}, which stands for that resource
+	Token  string   // with which the job calls Windmill
+	Path   string   // where the script is deployed; empty: a preview
+	Env    []string // who started it, and what the worker group adds, as NAME=value
 }
 
 // Done is a job that has ended.
@@ -65,22 +59,24 @@ type Done struct {
 	Took   time.Duration // without the queue
 }
 
-// clientModule is the Windmill client's import path.
 const clientModule = "github.com/windmill-labs/windmill-go-client"
 
-// requireLine is where a script pins a module.
-var requireLine = regexp.MustCompile(`//(require .*\n)`)
+// What a script pins, and its main, which must start a line. It has one argument, whose type has no parenthesis.
+var (
+	requireLine = regexp.MustCompile(`//(require .*\n)`)
+	mainLine    = regexp.MustCompile(`(?m)^func main\((\w+) (.*?)\) `)
+)
 
-// Build makes a program of a script, in a new folder below Dir, as handle_go_job does.
-// If the module in moduleDir replaces the Windmill client by a folder, so does this.
+// Build makes a program of a script, in a new folder below Dir, as handle_go_job does. If the module in moduleDir
+// replaces the Windmill client by a folder, so does this.
 func (wk *Worker) Build(ctx context.Context, script, moduleDir string) (binary string, err error) {
 	source, err := os.ReadFile(script)
 	if err != nil {
 		return "", err
 	}
-	runner, err := runnerSource(source)
-	if err != nil {
-		return "", err
+	argument := mainLine.FindSubmatch(source)
+	if argument == nil {
+		return "", errors.New(script + " has no line that starts with func main(, and one argument")
 	}
 	standIn, err := goCommand(ctx, moduleDir, "", "list", "-m", "-f", "{{with .Replace}}{{.Dir}}{{end}}", clientModule)
 	if err != nil {
@@ -102,7 +98,8 @@ func (wk *Worker) Build(ctx context.Context, script, moduleDir string) (binary s
 	}
 	err = os.Mkdir(filepath.Join(dir, "inner"), 0o755)
 	for name, content := range map[string]string{
-		"go.mod": mod, "inner/inner_main.go": string(source), "inner/runner.go": runner, "main.go": programSource,
+		"go.mod": mod, "main.go": programSource, "inner/inner_main.go": string(source),
+		"inner/runner.go": fmt.Sprintf(runnerSource, argument[2], argument[1]),
 	} {
 		err = errors.Join(err, os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644))
 	}
@@ -116,19 +113,18 @@ func (wk *Worker) Build(ctx context.Context, script, moduleDir string) (binary s
 	return filepath.Join(dir, "main"), err
 }
 
-// Run runs a job to its end. A job that fails is no error: an error is a job that
-// could not be started, or that ctx ended.
+// Run runs a job to its end. A job that fails is no error: an error is a job that could not be started, or that ctx
+// ended.
 func (wk *Worker) Run(ctx context.Context, job Job) (Done, error) {
-	wk.once.Do(func() { wk.slots = make(chan struct{}, wk.Slots) })
-	if wk.Slots > 0 {
+	if wk.Slots != nil {
 		select {
-		case wk.slots <- struct{}{}:
-			defer func() { <-wk.slots }()
+		case wk.Slots <- struct{}{}:
+			defer func() { <-wk.Slots }()
 		case <-ctx.Done():
 			return Done{}, ctx.Err()
 		}
 	}
-	args, err := wk.Workspace.resolve(job.Args, job.Token)
+	args, err := wk.Workspace.resolve([]byte(job.Args), job.Token)
 	if err != nil { // it fails before its script runs
 		return Done{Failed: true, Log: err.Error()}, nil
 	}
@@ -141,31 +137,25 @@ func (wk *Worker) Run(ctx context.Context, job Job) (Done, error) {
 		return Done{}, err
 	}
 	var log bytes.Buffer
-	command := withChildren(exec.CommandContext(ctx, job.Binary))
-	command.Dir, command.Env, command.Stdout = dir, wk.Environment(job), &log
-	if job.Output != nil {
-		command.Stdout = io.MultiWriter(&log, job.Output)
-	}
-	command.Stderr = command.Stdout
+	command := exec.CommandContext(ctx, job.Binary)
+	command.Dir, command.Env, command.Stdout, command.Stderr = dir, wk.Environment(job), &log, &log
 	started := time.Now()
 	err = command.Run()
 	done := Done{Log: log.String(), Took: time.Since(started)}
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil:
-		return done, ctx.Err()
+		err = ctx.Err()
 	case errors.As(err, &exit):
-		done.Failed = true
-		return done, nil
-	case err != nil:
-		return done, err
+		done.Failed, err = true, nil
+	case err == nil:
+		done.Result, err = os.ReadFile(filepath.Join(dir, "result.json"))
 	}
-	done.Result, err = os.ReadFile(filepath.Join(dir, "result.json"))
 	return done, err
 }
 
-// Environment is all that a job finds in its environment, nothing of the worker's own
-// but PATH and the proxy. Of two settings of one name the later holds.
+// Environment is all that a job finds in its environment, nothing of the worker's own but PATH and the proxy. Of two
+// settings of one name the later holds.
 func (wk *Worker) Environment(job Job) []string {
 	env := []string{
 		"WM_WORKSPACE=" + wk.Workspace.Name, "WM_TOKEN=" + job.Token, "WM_JOB_ID=" + newID(), "WM_JOB_PATH=" + job.Path,
@@ -182,33 +172,18 @@ func (wk *Worker) Environment(job Job) []string {
 
 // newID makes the id of a job, random and in the form of a UUID.
 func newID() string {
-	id := make([]byte, 16)
-	_, _ = rand.Read(id) // never fails, by its documentation
-	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
+	return fmt.Sprintf("%08x-%04x-4000-8000-%012x", rand.Uint32(), rand.N(1<<16), rand.N(1<<48))
 }
 
-// mainLine is where the script's main begins: it must start a line.
-var mainLine = regexp.MustCompile(`(?m)^func main\((.*?)\) `)
+// runnerSource lets a program call the script's main with an argument of a type and a name.
+const runnerSource = `package inner
 
-// runnerSource is the file that lets a program call the script's main. Each argument
-// has a type of its own, and no parenthesis in it.
-func runnerSource(script []byte) (string, error) {
-	match := mainLine.FindSubmatch(script)
-	if match == nil {
-		return "", errors.New("the script has no line that starts with func main(")
-	}
-	var fields, arguments string
-	for _, parameter := range strings.Split(string(match[1]), ", ") {
-		name, kind, found := strings.Cut(parameter, " ")
-		if found {
-			field := strings.ToUpper(name[:1]) + name[1:]
-			fields += fmt.Sprintf("\t%s %s `json:%q`\n", field, kind, name)
-			arguments += "req." + field + ", "
-		}
-	}
-	return "package inner\n\ntype Req struct {\n" + fields + "}\n\n" +
-		"func Run(req Req) (interface{}, error) { return main(" + arguments + ") }\n", nil
+type Req struct {
+	Argument %s ` + "`json:\"%s\"`" + `
 }
+
+func Run(req Req) (interface{}, error) { return main(req.Argument) }
+`
 
 // programSource reads the arguments, runs the script and writes its result.
 const programSource = `package main
@@ -241,10 +216,9 @@ func check(err error) {
 }
 `
 
-// goCommand runs the go command in dir and returns what it printed. GOFLAGS are plain,
-// for some stop a build.
+// goCommand runs the go command in dir and returns what it printed. GOFLAGS are plain, for some stop a build.
 func goCommand(ctx context.Context, dir, env string, args ...string) (string, error) {
-	command := withChildren(exec.CommandContext(ctx, "go", args...))
+	command := exec.CommandContext(ctx, "go", args...)
 	command.Dir, command.Env = dir, append(os.Environ(), "GOFLAGS=-buildvcs=false", env)
 	var complaint strings.Builder
 	command.Stderr = &complaint
@@ -253,11 +227,4 @@ func goCommand(ctx context.Context, dir, env string, args ...string) (string, er
 		return "", fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, complaint.String())
 	}
 	return strings.TrimSpace(string(output)), nil
-}
-
-// withChildren makes the end of command's context kill all that command has started, too.
-func withChildren(command *exec.Cmd) *exec.Cmd {
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
-	return command
 }

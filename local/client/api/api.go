@@ -1,5 +1,5 @@
-// Package windmill_api is the part of the published client's generated API that
-// reads and writes resources (v1.501.4, api/windmill_api.gen.go).
+// Package windmill_api is the part of the published client's generated API that reads and writes resources (v1.501.4,
+// api/windmill_api.gen.go).
 package windmill_api
 
 import (
@@ -9,67 +9,39 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 )
 
-// RequestEditorFn changes a request before it is sent.
-type RequestEditorFn func(ctx context.Context, req *http.Request) error
-
-// Client is where the server is and what every request goes through.
-type Client struct {
-	Server         string
-	RequestEditors []RequestEditorFn
+// ClientWithResponses reads answers whole. The published one has other fields.
+type ClientWithResponses struct {
+	Server        string // ends in /api
+	Authorization string // header of every request
 }
 
-// ClientOption sets something of a new client.
-type ClientOption func(*Client) error
-
-// ClientWithResponses reads answers whole.
-type ClientWithResponses struct{ client Client }
-
-// NewClientWithResponses returns a client of the API at server, which ends in /api.
-func NewClientWithResponses(server string, opts ...ClientOption) (*ClientWithResponses, error) {
-	c := &ClientWithResponses{Client{Server: server}}
-	for _, option := range opts {
-		if err := option(&c.client); err != nil {
-			return nil, err
-		}
-	}
-	return c, nil
-}
-
-// GetResourceValueResponse has JSON200 only if the status is 200 and the
-// Content-Type contains "json". It is not nil if the body is null.
-type GetResourceValueResponse struct {
+// answer is what came back, with its body read.
+type answer struct {
 	Body         []byte
 	HTTPResponse *http.Response
-	JSON200      *interface{}
 }
 
-// Status is the status line's, such as "200 OK".
-func (r GetResourceValueResponse) Status() string { return r.HTTPResponse.Status }
-
 // StatusCode is the status line's number.
-func (r GetResourceValueResponse) StatusCode() int { return r.HTTPResponse.StatusCode }
+func (a answer) StatusCode() int { return a.HTTPResponse.StatusCode }
 
-// GetResourceValueWithResponse reads a resource's value as it is stored. A body that
-// should be JSON and is not is an error of encoding/json.
-func (c *ClientWithResponses) GetResourceValueWithResponse(ctx context.Context, workspace, path string,
-	reqEditors ...RequestEditorFn) (*GetResourceValueResponse, error) {
-	response, body, err := c.call(ctx, http.MethodGet, workspace, "get_value/"+url.PathEscape(path), nil, reqEditors)
+// GetResourceValueResponse is the answer to a read.
+type GetResourceValueResponse struct{ answer }
+
+// GetResourceValueWithResponse reads a resource's value as it is stored. A body that is no JSON, where status 200 and
+// Content-Type promise one, is an error.
+func (c *ClientWithResponses) GetResourceValueWithResponse(ctx context.Context, workspace, path string) (*GetResourceValueResponse, error) {
+	got, err := c.call(ctx, http.MethodGet, workspace, "get_value/"+url.PathEscape(path), nil)
+	if err == nil && got.StatusCode() == http.StatusOK && strings.Contains(got.HTTPResponse.Header.Get("Content-Type"), "json") {
+		err = json.Unmarshal(got.Body, new(any))
+	}
 	if err != nil {
 		return nil, err
 	}
-	got := &GetResourceValueResponse{Body: body, HTTPResponse: response}
-	if response.StatusCode == http.StatusOK && strings.Contains(response.Header.Get("Content-Type"), "json") {
-		got.JSON200 = new(interface{})
-		if err := json.Unmarshal(body, got.JSON200); err != nil {
-			return nil, err
-		}
-	}
-	return got, nil
+	return &GetResourceValueResponse{got}, nil
 }
 
 // CreateResourceParams is the query of a create.
@@ -77,27 +49,17 @@ type CreateResourceParams struct{ UpdateIfExists *bool }
 
 // CreateResource is the body of a create.
 type CreateResource struct {
-	Description  *string     `json:"description,omitempty"`
 	Path         string      `json:"path"`
 	ResourceType string      `json:"resource_type"`
 	Value        interface{} `json:"value"`
 }
 
 // CreateResourceResponse is the answer to a create.
-type CreateResourceResponse struct {
-	Body         []byte
-	HTTPResponse *http.Response
-}
-
-// Status is the status line's, such as "201 Created".
-func (r CreateResourceResponse) Status() string { return r.HTTPResponse.Status }
-
-// StatusCode is the status line's number.
-func (r CreateResourceResponse) StatusCode() int { return r.HTTPResponse.StatusCode }
+type CreateResourceResponse struct{ answer }
 
 // CreateResourceWithResponse makes a resource, or replaces one with UpdateIfExists.
-func (c *ClientWithResponses) CreateResourceWithResponse(ctx context.Context, workspace string, params *CreateResourceParams,
-	body CreateResource, reqEditors ...RequestEditorFn) (*CreateResourceResponse, error) {
+func (c *ClientWithResponses) CreateResourceWithResponse(ctx context.Context, workspace string,
+	params *CreateResourceParams, body CreateResource) (*CreateResourceResponse, error) {
 	content, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
@@ -106,34 +68,29 @@ func (c *ClientWithResponses) CreateResourceWithResponse(ctx context.Context, wo
 	if params != nil && params.UpdateIfExists != nil {
 		endpoint += "?update_if_exists=" + strconv.FormatBool(*params.UpdateIfExists)
 	}
-	response, answer, err := c.call(ctx, http.MethodPost, workspace, endpoint, content, reqEditors)
+	got, err := c.call(ctx, http.MethodPost, workspace, endpoint, content)
 	if err != nil {
 		return nil, err
 	}
-	return &CreateResourceResponse{Body: answer, HTTPResponse: response}, nil
+	return &CreateResourceResponse{got}, nil
 }
 
 // call sends one request below /resources/, by an http.Client without a timeout.
-func (c *ClientWithResponses) call(ctx context.Context, method, workspace, endpoint string, content []byte,
-	editors []RequestEditorFn) (*http.Response, []byte, error) {
-	address := c.client.Server + "/w/" + url.PathEscape(workspace) + "/resources/" + endpoint
+func (c *ClientWithResponses) call(ctx context.Context, method, workspace, endpoint string, content []byte) (answer, error) {
+	address := c.Server + "/w/" + url.PathEscape(workspace) + "/resources/" + endpoint
 	request, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(content))
 	if err != nil {
-		return nil, nil, err
+		return answer{}, err
 	}
+	request.Header.Set("Authorization", c.Authorization)
 	if content != nil {
 		request.Header.Set("Content-Type", "application/json")
 	}
-	for _, edit := range slices.Concat(c.client.RequestEditors, editors) {
-		if err := edit(ctx, request); err != nil {
-			return nil, nil, err
-		}
-	}
 	response, err := (&http.Client{}).Do(request)
 	if err != nil {
-		return nil, nil, err
+		return answer{}, err
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
-	return response, body, err
+	return answer{body, response}, err
 }
