@@ -65,8 +65,8 @@ func TestTheCLIPushesEverything(t *testing.T) {
 	cache, _ := exec.Command("npm", "config", "get", "cache").Output()
 	readme := strings.Split(readFile(t, "../README.md"), "\n")
 	pushes := 0
-	for _, line := range append(readme, "npx windmill-cli script push f/ServiceNow/get_token.go") { // a second time, too
-		arguments, isPush := strings.CutPrefix(line, "npx windmill-cli ")
+	for _, line := range append(readme, "npx "+cli+" script push f/ServiceNow/get_token.go") { // a second time, too
+		arguments, isPush := strings.CutPrefix(line, "npx "+cli+" ")
 		if !isPush {
 			continue
 		}
