@@ -3,12 +3,12 @@
 .PHONY: help run test check fuzz push clean
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 WMILL       := windmill-cli@1.819.0
-FUZZTIME    := 30s
+FUZZTIME    := 30s # for new inputs: none of it goes to shortening those found
 PACKAGES    := . ./local/... ./windmill # below windmill/f is what Windmill compiles, main.go a second time
-DOTS        := while sleep 4 && kill -0 $$$$; do echo …; done 2>&- & trap "kill $$!" EXIT; # while Go compiles, nothing else is said
+DOTS        := while sleep 4 >/dev/null && kill -0 $$$$; do echo …; done 2>/dev/null & trap "kill $$!" EXIT; # a sign of life
 
-# In the place of the caller's, of which some stop a build.
-export GOFLAGS := -buildvcs=false
+# In the place of the caller's, of which some stop a build. Tests compile jobs, of which go test's cache knows nothing.
+export GOFLAGS := -buildvcs=false -count=1
 ifneq ($(filter run test check fuzz,$(MAKECMDGOALS)),)
 # The published Windmill client where the module proxy serves it, else local/client, in whose favour go.work decides.
 export GOWORK := $(shell GOWORK=off timeout 10 go list -deps . >/dev/null 2>&1 && echo off)

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"servicenow-token/local/windmill"
@@ -73,8 +73,9 @@ func readInstance(name string) (args string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if json.Unmarshal(content, &map[string]string{}) != nil || bytes.Contains(content, []byte(`"$var:`)) {
-		return "", fmt.Errorf("%s must hold a JSON object of strings, each the value itself and no $var: of Windmill's: "+
+	named := strings.Contains(string(content), `"$res:`) || strings.Contains(string(content), `"$var:`)
+	if json.Unmarshal(content, &map[string]string{}) != nil || named {
+		return "", fmt.Errorf("%s must hold a JSON object of strings, each the value itself and none of Windmill's $res: or $var:, "+
 			"instance_url, client_id, client_secret, username, password", name)
 	}
 	return fmt.Sprintf(`{"snow": %s}`, content), nil

@@ -12,13 +12,11 @@ import (
 	"testing"
 )
 
-// recorder is a workspace that knows nothing but what was pushed to it.
-type recorder struct {
-	pushed map[string]map[string]any // by kind and path, such as "scripts f/ServiceNow/get_token"
-}
+// recorder is a workspace of what was pushed to it, by kind and path, such as "scripts f/ServiceNow/get_token".
+type recorder map[string]map[string]any
 
 // ServeHTTP answers what the CLI asks: who it is, what is there, and its creations and updates.
-func (rec *recorder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (rec recorder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	endpoint := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, "/api/"), "w/ws/")
 	kind, path, _ := strings.Cut(strings.Replace(endpoint, "resources/type/", "resource_types/", 1), "/")
 	w.Header().Set("Content-Type", "application/json")
@@ -26,17 +24,17 @@ func (rec *recorder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case endpoint == "users/whoami":
 		fmt.Fprint(w, `{"email": "admin@example.com", "username": "admin", "is_admin": true, "groups": [], "folders": []}`)
 	case r.Method == http.MethodPost:
-		var item map[string]any
+		item := map[string]any{}
 		_ = json.NewDecoder(r.Body).Decode(&item) // what is no item has no path
 		if item["path"] == nil {
 			item["path"] = item["name"]
 		}
-		rec.pushed[fmt.Sprint(kind, " ", item["path"])] = item
+		rec[fmt.Sprint(kind, " ", item["path"])] = item
 		w.WriteHeader(http.StatusCreated)
 		fmt.Fprint(w, `"0123456789abcdef"`)
 	default: // get/p/f/ServiceNow/get_token, get/ServiceNow …
 		path = strings.TrimPrefix(strings.TrimPrefix(path, "get/"), "p/")
-		item, found := rec.pushed[kind+" "+path]
+		item, found := rec[kind+" "+path]
 		if !found {
 			w.WriteHeader(http.StatusNotFound)
 		}
@@ -53,7 +51,7 @@ func TestTheCLIPushesEverything(t *testing.T) {
 	if cli == "" {
 		t.Skip("WMILL_CLI names no CLI: make check does")
 	}
-	rec := &recorder{pushed: map[string]map[string]any{}}
+	rec := recorder{}
 	server := httptest.NewServer(rec)
 	defer server.Close()
 	root := t.TempDir() // the CLI leaves a wmill-lock.yaml
@@ -83,27 +81,27 @@ func TestTheCLIPushesEverything(t *testing.T) {
 		t.Errorf("%d pushes; want the README's six, and one again", pushes)
 	}
 
-	script := rec.pushed["scripts f/ServiceNow/get_token"]
+	script := rec["scripts f/ServiceNow/get_token"]
 	if script["content"] != readFile(t, "../main.go") || script["language"] != "go" {
 		t.Errorf("the script is not main.go, letter by letter: %v", script)
 	}
 	for want, in := range map[string]any{
 		`"format":"resource-servicenow"`:                          script["schema"],
-		`"required":["instance_url","client_id","client_secret"]`: rec.pushed["resource_types servicenow"]["schema"],
-		`"schedule":"0 */15 * * * *"`:                             rec.pushed["schedules f/ServiceNow/warm_token"],
-		`"enabled":false`:                                         rec.pushed["schedules f/ServiceNow/warm_token"],
-		`"path":"f/ServiceNow/get_token"`:                         rec.pushed["flows f/ServiceNow/open_incidents"],
-		`func main(cache record)`:                                 rec.pushed["flows f/ServiceNow/open_incidents"],
-		`"name":"ServiceNow"`:                                     rec.pushed["folders ServiceNow"],
-		`"name":"ServiceNow_login"`:                               rec.pushed["folders ServiceNow_login"],
+		`"required":["instance_url","client_id","client_secret"]`: rec["resource_types servicenow"]["schema"],
+		`"schedule":"0 */15 * * * *"`:                             rec["schedules f/ServiceNow/warm_token"],
+		`"enabled":false`:                                         rec["schedules f/ServiceNow/warm_token"],
+		`"path":"f/ServiceNow/get_token"`:                         rec["flows f/ServiceNow/open_incidents"],
+		`func main(cache record)`:                                 rec["flows f/ServiceNow/open_incidents"],
+		`"name":"ServiceNow"`:                                     rec["folders ServiceNow"],
+		`"name":"ServiceNow_login"`:                               rec["folders ServiceNow_login"],
 	} {
 		if encoded, _ := json.Marshal(in); !strings.Contains(string(encoded), want) {
 			t.Errorf("no %s in %s", want, encoded)
 		}
 	}
 	for _, folder := range []string{"folders ServiceNow", "folders ServiceNow_login"} {
-		if rec.pushed[folder]["owners"] != nil || rec.pushed[folder]["extra_perms"] != nil {
-			t.Errorf("%s would lose its sharing: %v", folder, rec.pushed[folder])
+		if rec[folder]["owners"] != nil || rec[folder]["extra_perms"] != nil {
+			t.Errorf("%s would lose its sharing: %v", folder, rec[folder])
 		}
 	}
 }
@@ -113,9 +111,9 @@ func TestTheFolder(t *testing.T) {
 	for name, wants := range map[string][]string{
 		"f/ServiceNow/get_token.go":                  {readFile(t, "../main.go")},
 		"f/ServiceNow/get_token.script.yaml":         {readFile(t, "../script.yaml")},
-		"f/ServiceNow/warm_token.schedule.yaml":      {"script_path: f/ServiceNow/get_token\n", "enabled: false\n", "$res:" + credentials},
-		"f/ServiceNow/open_incidents.flow/flow.yaml": {"path: f/ServiceNow/get_token\n", "$res:" + credentials, "$res:" + cachePath, "!inline count_open_incidents.go"},
-		"wmill.yaml": {"includes:\n  - f/ServiceNow/get_token.*\n  - f/ServiceNow/open_incidents.flow/**\n", "skipFolders: true\n", "skipResources: true\n",
+		"f/ServiceNow/warm_token.schedule.yaml":      {"script_path: f/ServiceNow/get_token\n", "enabled: false\n", "$res:" + snowPath},
+		"f/ServiceNow/open_incidents.flow/flow.yaml": {"path: f/ServiceNow/get_token\n", "$res:" + snowPath, "$res:" + cachePath, "!inline count_open_incidents.go"},
+		"wmill.yaml": {"includes:\n  - f/ServiceNow/get_token.*\n  - f/ServiceNow/open_incidents.flow/**\nskipFolders: true\n", "skipResources: true\n",
 			"skipResourceTypes: true\n", "skipVariables: true\n", "skipWorkspaceDependencies: true\n", "skipDatatableMigrations: true\n"},
 	} {
 		for _, want := range wants {
@@ -138,7 +136,7 @@ func TestTheErrorsOfTheREADME(t *testing.T) {
 		}
 	}
 	if len(rows) < 10 {
-		t.Errorf("%d errors; want ten", len(rows))
+		t.Errorf("%d errors; want ten at least", len(rows))
 	}
 }
 

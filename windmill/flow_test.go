@@ -17,10 +17,10 @@ import (
 )
 
 const (
-	stepFile    = "f/ServiceNow/open_incidents.flow/count_open_incidents.go"
-	cachePath   = "f/ServiceNow/snow_token_cache"
-	credentials = "f/ServiceNow_login/servicenow"
-	jobToken    = "S3cret-job-token"
+	stepFile  = "f/ServiceNow/open_incidents.flow/count_open_incidents.go"
+	cachePath = "f/ServiceNow/snow_token_cache"
+	snowPath  = "f/ServiceNow_login/servicenow"
+	jobToken  = "S3cret-job-token"
 )
 
 // newWorker starts a Windmill for a user who may use and renew the token, and builds scripts.
@@ -40,7 +40,7 @@ func newWorker(t *testing.T, scripts ...string) (worker *windmill.Worker, binari
 	return worker, binaries
 }
 
-// A revoked token is renewed by one login, however many got the 401.
+// A revoked token is renewed by one login, for both who got the 401.
 func TestTheFlowAndTheRenewal(t *testing.T) {
 	worker, binaries := newWorker(t, "f/ServiceNow/get_token.go", stepFile)
 	instance := &servicenow.Instance{Now: time.Now, Incidents: map[string]int{"1": 2, "3": 40},
@@ -48,8 +48,8 @@ func TestTheFlowAndTheRenewal(t *testing.T) {
 	server := httptest.NewServer(instance)
 	t.Cleanup(server.Close)
 	value := fmt.Sprintf(`{"instance_url": %q, "client_id": "id", "client_secret": "S3cret-client"}`, server.URL)
-	worker.Workspace.Set(credentials, json.RawMessage(value))
-	getToken := windmill.Job{Binary: binaries[0], Args: `{"snow": "$res:` + credentials + `"}`, Path: "f/ServiceNow/get_token"}
+	worker.Workspace.Set(snowPath, json.RawMessage(value))
+	getToken := windmill.Job{Binary: binaries[0], Args: `{"snow": "$res:` + snowPath + `"}`, Path: "f/ServiceNow/get_token"}
 	count := windmill.Job{Binary: binaries[1], Args: `{"cache": "$res:` + cachePath + `"}`}
 	// run runs a job, which must return or say want, after so many logins in all.
 	run := func(job windmill.Job, startedBy []string, want string, logins int) {

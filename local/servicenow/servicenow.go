@@ -39,7 +39,7 @@ type Instance struct {
 	mu       sync.Mutex
 	forms    []url.Values
 	refusals map[string]Refusals
-	tokens   map[Account]token // without secrets, for a change of password leaves them
+	tokens   map[Account]token // by account without its secrets: a token outlives a change of password
 	issued   []string
 }
 
@@ -173,8 +173,8 @@ func (i *Instance) newToken() string {
 
 // countIncidents answers the one query that it knows, as the Aggregate API does.
 func (i *Instance) countIncidents(r *http.Request) (status int, body string) {
-	bearer, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !i.Valid(bearer) {
+	bearer, isBearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !isBearer || !i.Valid(bearer) {
 		return http.StatusUnauthorized,
 			`{"error":{"message":"User Not Authenticated","detail":"Required to provide Auth information"},"status":"failure"}`
 	}

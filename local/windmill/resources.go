@@ -37,17 +37,17 @@ type Workspace struct {
 }
 
 // Set stores a resource's value, whatever the rights.
-func (ws *Workspace) Set(path string, value json.RawMessage) { ws.resources.Store(path, value) }
+func (ws *Workspace) Set(at string, value json.RawMessage) { ws.resources.Store(at, value) }
 
 // Get returns a resource's value as it is stored, or nil if there is none.
-func (ws *Workspace) Get(path string) json.RawMessage {
-	value, _ := ws.resources.Load(path)
+func (ws *Workspace) Get(at string) json.RawMessage {
+	value, _ := ws.resources.Load(at)
 	stored, _ := value.(json.RawMessage)
 	return stored
 }
 
 // Delete removes a resource.
-func (ws *Workspace) Delete(path string) { ws.resources.Delete(path) }
+func (ws *Workspace) Delete(at string) { ws.resources.Delete(at) }
 
 // Calls are the calls so far, in the order in which they came.
 func (ws *Workspace) Calls() []Call {
@@ -75,7 +75,7 @@ func (ws *Workspace) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if ws.Fault != nil && ws.Fault(w, r, n) {
 		return
 	}
-	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
 	status, text := http.StatusNotFound, "Not found: no such route"
 	switch _, known := ws.Users[token]; {
 	case !known:

@@ -117,8 +117,8 @@ func TestTheWorker(t *testing.T) {
 		`"WM_PERMISSIONED_AS","WM_FLOW_JOB_ID","WM_ROOT_FLOW_JOB_ID","WM_FLOW_PATH","WM_FLOW_STEP_ID","WM_SCHEDULE_PATH",`+
 		`"WM_STATE_PATH","WM_OBJECT_PATH","WM_WORKER_GROUP","TZ","HOME","PATH","HTTP_PROXY","HTTPS_PROXY","NO_PROXY"]]`)
 	try(ctx, `{"mode": "fail"}`, true, nil, log+"it failed\n", "")
-	try(ctx, `"$res:f/a/gone"`, true, nil, "Not found: Resource f/a/gone not found", "")
-	try(ctx, `["$var:f/a/gone"]`, true, nil, "Not found: Variable f/a/gone not found", "")
+	try(ctx, `"$res:f/a/gone"`, true, nil, "Not found: Resource f/a/gone not found\n", "")
+	try(ctx, `["$var:f/a/gone"]`, true, nil, "Not found: Variable f/a/gone not found\n", "")
 
 	ended := make(chan bool)
 	for range 4 { // each fails that is not alone
@@ -130,7 +130,7 @@ func TestTheWorker(t *testing.T) {
 	for range 4 {
 		<-ended
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	try(ctx, `{"mode": "hang"}`, false, context.DeadlineExceeded, log, "")
 	if left, _ := filepath.Glob(worker.Dir + "/job*"); left != nil {

@@ -19,7 +19,7 @@ import (
 // leave WM_FLOW_PATH empty. A schedule with a retry runs a flow of one step under the script's own path, which
 // Job.Path is, too.
 var (
-	ByHand              = []string{} // or by webhook, or by a schedule's "Run now"
+	ByHand              []string // or by webhook, or by a schedule's "Run now"
 	BySchedule          = []string{"WM_SCHEDULE_PATH=f/ServiceNow/warm_token"}
 	ByScheduleWithRetry = startedBy("f/ServiceNow/get_token", "WM_FLOW_STEP_ID=a", "WM_SCHEDULE_PATH=f/ServiceNow/warm_token")
 	StepOfScheduledFlow = startedBy("f/ServiceNow/open_incidents/branchall-0", "WM_FLOW_STEP_ID=a", "WM_SCHEDULE_PATH=f/ServiceNow/every_day")
@@ -76,7 +76,7 @@ func (wk *Worker) Build(ctx context.Context, script, moduleDir string) (binary s
 	}
 	argument := mainLine.FindSubmatch(source)
 	if argument == nil {
-		return "", errors.New(script + " has no line that starts with func main(, and one argument")
+		return "", errors.New(script + " has no line like func main(name type) … with one argument")
 	}
 	standIn, err := goCommand(ctx, moduleDir, "", "list", "-m", "-f", "{{with .Replace}}{{.Dir}}{{end}}", clientModule)
 	if err != nil {
@@ -126,7 +126,7 @@ func (wk *Worker) Run(ctx context.Context, job Job) (Done, error) {
 	}
 	args, err := wk.Workspace.resolve([]byte(job.Args), job.Token)
 	if err != nil { // it fails before its script runs
-		return Done{Failed: true, Log: err.Error()}, nil
+		return Done{Failed: true, Log: err.Error() + "\n"}, nil
 	}
 	dir, err := os.MkdirTemp(wk.Dir, "job")
 	if err != nil {

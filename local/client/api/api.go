@@ -19,21 +19,18 @@ type ClientWithResponses struct {
 	Authorization string // header of every request
 }
 
-// answer is what came back, with its body read.
-type answer struct {
+// Response is an answer with its body read. The published client has a type of this form for each call.
+type Response struct {
 	Body         []byte
 	HTTPResponse *http.Response
 }
 
 // StatusCode is the status line's number.
-func (a answer) StatusCode() int { return a.HTTPResponse.StatusCode }
-
-// GetResourceValueResponse is the answer to a read.
-type GetResourceValueResponse struct{ answer }
+func (r Response) StatusCode() int { return r.HTTPResponse.StatusCode }
 
 // GetResourceValueWithResponse reads a resource's value as it is stored. A body that is no JSON, where status 200 and
 // Content-Type promise one, is an error.
-func (c *ClientWithResponses) GetResourceValueWithResponse(ctx context.Context, workspace, path string) (*GetResourceValueResponse, error) {
+func (c *ClientWithResponses) GetResourceValueWithResponse(ctx context.Context, workspace, path string) (*Response, error) {
 	got, err := c.call(ctx, http.MethodGet, workspace, "get_value/"+url.PathEscape(path), nil)
 	if err == nil && got.StatusCode() == http.StatusOK && strings.Contains(got.HTTPResponse.Header.Get("Content-Type"), "json") {
 		err = json.Unmarshal(got.Body, new(any))
@@ -41,10 +38,10 @@ func (c *ClientWithResponses) GetResourceValueWithResponse(ctx context.Context, 
 	if err != nil {
 		return nil, err
 	}
-	return &GetResourceValueResponse{got}, nil
+	return got, nil
 }
 
-// CreateResourceParams is the query of a create.
+// CreateResourceParams is the query of a create. Unlike with the published client, UpdateIfExists must be set.
 type CreateResourceParams struct{ UpdateIfExists *bool }
 
 // CreateResource is the body of a create.
@@ -54,33 +51,23 @@ type CreateResource struct {
 	Value        interface{} `json:"value"`
 }
 
-// CreateResourceResponse is the answer to a create.
-type CreateResourceResponse struct{ answer }
-
 // CreateResourceWithResponse makes a resource, or replaces one with UpdateIfExists.
 func (c *ClientWithResponses) CreateResourceWithResponse(ctx context.Context, workspace string,
-	params *CreateResourceParams, body CreateResource) (*CreateResourceResponse, error) {
+	params *CreateResourceParams, body CreateResource) (*Response, error) {
 	content, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
-	endpoint := "create"
-	if params != nil && params.UpdateIfExists != nil {
-		endpoint += "?update_if_exists=" + strconv.FormatBool(*params.UpdateIfExists)
-	}
-	got, err := c.call(ctx, http.MethodPost, workspace, endpoint, content)
-	if err != nil {
-		return nil, err
-	}
-	return &CreateResourceResponse{got}, nil
+	endpoint := "create?update_if_exists=" + strconv.FormatBool(*params.UpdateIfExists)
+	return c.call(ctx, http.MethodPost, workspace, endpoint, content)
 }
 
 // call sends one request below /resources/, by an http.Client without a timeout.
-func (c *ClientWithResponses) call(ctx context.Context, method, workspace, endpoint string, content []byte) (answer, error) {
+func (c *ClientWithResponses) call(ctx context.Context, method, workspace, endpoint string, content []byte) (*Response, error) {
 	address := c.Server + "/w/" + url.PathEscape(workspace) + "/resources/" + endpoint
 	request, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(content))
 	if err != nil {
-		return answer{}, err
+		return nil, err
 	}
 	request.Header.Set("Authorization", c.Authorization)
 	if content != nil {
@@ -88,9 +75,12 @@ func (c *ClientWithResponses) call(ctx context.Context, method, workspace, endpo
 	}
 	response, err := (&http.Client{}).Do(request)
 	if err != nil {
-		return answer{}, err
+		return nil, err
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
-	return answer{body, response}, err
+	if err != nil {
+		return nil, err
+	}
+	return &Response{body, response}, nil
 }

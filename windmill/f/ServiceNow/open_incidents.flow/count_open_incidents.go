@@ -78,7 +78,7 @@ func instanceAddress(given string) (address *url.URL, ok bool) {
 
 // readCounts reads the Aggregate API's answer.
 func readCounts(host string, body io.Reader) (map[string]int, error) {
-	strange := fmt.Errorf("%s answered something else than counts by priority: is it an instance, and awake?", host)
+	strange := fmt.Errorf("%s answered something else than counts by priority, or too late: is it an instance, and awake?", host)
 	var answer struct {
 		Result []struct {
 			Stats  struct{ Count string }   `json:"stats"`
