@@ -12,7 +12,7 @@ export GOFLAGS := -buildvcs=false -count=1
 ifneq ($(filter run test check fuzz,$(MAKECMDGOALS)),)
 # The published Windmill client where the module proxy serves it, else local/client, in whose favour go.work decides.
 export GOWORK := $(shell GOWORK=off timeout 10 go list -deps . >/dev/null 2>&1 && echo off)
-$(info Windmill client: $(if $(GOWORK),the published one,the stand-in local/client: the published one could not be had))
+$(info Windmill client: $(if $(GOWORK),the published one,the stand-in local/client (the published one is not served here)))
 endif
 
 help: ## say what can be made

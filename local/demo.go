@@ -126,6 +126,9 @@ func demonstrate(ctx context.Context, out io.Writer, dir string) error {
 	d.workspace.Delete(cachePath)
 	d.show(ctx, "A flow after that, with nothing cached", 1, step, 0, "failed")
 	d.show(ctx, "The schedule again, for a few refusals lock the user", 1, schedule, 0, "failed")
+	if d.err == nil {
+		fmt.Fprintln(out, "All of it as it should be, the three failures too.")
+	}
 	return d.err
 }
 

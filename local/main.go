@@ -67,7 +67,7 @@ func logIn(ctx context.Context, out io.Writer, dir, file string) error {
 func readInstance(name string) (args string, err error) {
 	info, err := os.Stat(name)
 	if err == nil && info.Mode()&0o077 != 0 {
-		return "", fmt.Errorf("%s holds secrets, and others may read it: chmod 600 %[1]s", name)
+		return "", fmt.Errorf("%s holds secrets, and others may read it: chmod 600 %[1]q", name)
 	}
 	content, err := os.ReadFile(name)
 	if err != nil {
