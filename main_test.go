@@ -112,7 +112,7 @@ func (w *world) run(startedBy []string) outcome {
 		o.failure = err.Error()
 	}
 	for _, call := range w.windmill.Calls()[calls:] {
-		o.calls = append(o.calls, call.Method+" "+strings.TrimPrefix(call.Path, "f/ServiceNow/snow_token_"))
+		o.calls = append(o.calls, strings.Replace(call, "f/ServiceNow/snow_token_", "", 1))
 	}
 	cached := string(w.windmill.Get(cachePath))
 	said := o.log + o.failure + string(w.windmill.Get(loginsPath))

@@ -18,9 +18,10 @@ import (
 )
 
 const (
-	cachePath = "f/ServiceNow/snow_token_cache"
-	snowPath  = "f/ServiceNow_login/servicenow"
-	jobToken  = "S3cret-job-token"
+	cachePath   = "f/ServiceNow/snow_token_cache"
+	snowPath    = "f/ServiceNow_login/servicenow"
+	jobToken    = "S3cret-job-token"
+	saysASecret = "it says a secret"
 )
 
 // account is that of the servicenow resource in every world.
@@ -68,7 +69,7 @@ func getToken(binary string, startedBy []string) windmill.Job {
 		Args: `{"snow": "$res:` + snowPath + `"}`}
 }
 
-// run runs jobs at once. One that cannot be run, or that ctx ends, has failed, and so has one that says a secret.
+// run runs jobs at once, for two minutes at most. One that cannot be run, that ctx ends, or that says a secret has failed.
 func (w *world) run(ctx context.Context, jobs int, job func(i int) windmill.Job) []windmill.Done {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
@@ -77,10 +78,10 @@ func (w *world) run(ctx context.Context, jobs int, job func(i int) windmill.Job)
 		done, err := w.worker.Run(ctx, job(i))
 		saysIt := func(secret string) bool { return strings.Contains(done.Log+string(done.Result), secret) }
 		if slices.ContainsFunc(append(w.instance.Issued(), account.ClientSecret, account.Password, jobToken), saysIt) {
-			err = errors.New("it says a secret")
+			err = errors.New(saysASecret)
 		}
 		if err != nil {
-			done = windmill.Done{Failed: true, Log: err.Error()}
+			done = windmill.Done{Failed: true, Log: err.Error(), Took: done.Took}
 		}
 		all[i] = done
 	})
@@ -140,7 +141,7 @@ type demo struct {
 }
 
 // show runs jobs at once and prints what came of them, as the servers saw it. Each must return result, or fail because
-// of a refusal. Where logins are due, there is at least one. A job without one that returns makes one call at most.
+// of a refusal. Where logins are due, there is at least one. Without one due, a job that returns makes one call.
 func (d *demo) show(ctx context.Context, title string, jobs int, job windmill.Job, logins int, result string) {
 	if d.err != nil {
 		return

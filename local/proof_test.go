@@ -98,7 +98,7 @@ var (
 func (p proof) check(want string, seconds float64, all []windmill.Done) {
 	p.t.Helper()
 	for _, done := range all {
-		if !strings.Contains(string(done.Result)+done.Log, want) || done.Took.Seconds() > seconds {
+		if !strings.Contains(string(done.Result)+done.Log, want) || done.Took.Seconds() > seconds || done.Log == saysASecret {
 			p.t.Errorf("after %s, in the place of %s: %s\n%s", done.Took, want, done.Result, done.Log)
 		}
 	}
@@ -108,7 +108,7 @@ func (p proof) check(want string, seconds float64, all []windmill.Done) {
 	}
 }
 
-// plant caches a sealed token, which the instance then revokes.
+// plant caches a sealed token, which the instance then revokes. One for 50 s is too close to its expiry to be reused.
 func (p proof) plant(lifetime time.Duration) (token string) {
 	p.instance.Lifetime = lifetime
 	p.check(`"OK"`, 30, p.steps(1))
@@ -126,7 +126,6 @@ func (p proof) onRequest(do func(n int, r *http.Request) bool) {
 }
 
 func TestFortyJobsAtOnce(t *testing.T) {
-	trials := map[int]int{} // by the number of logins
 	for i := range 10 {
 		p := newProof(t)
 		p.onRequest(func(_ int, r *http.Request) bool {
@@ -136,11 +135,11 @@ func TestFortyJobsAtOnce(t *testing.T) {
 			return false
 		})
 		p.check(`"OK"`, 10, p.steps(40))
-		trials[p.instance.Requests()]++
-	}
-	t.Logf("trials by the number of logins: %v", trials)
-	if trials[1]+trials[2] < 10 {
-		t.Error("there were more than 2 in some")
+		n := p.instance.Requests()
+		t.Logf("logins: %d", n)
+		if n > 2 {
+			t.Error("want 2 at most")
+		}
 	}
 }
 
@@ -149,7 +148,8 @@ func TestWrongUsersInOneCache(t *testing.T) {
 	p := newProof(t)
 	for i := range 15 { // five rounds
 		user, want := [3]string{"wrong 1", "wrong 2", account.Username}[i%3], [3]string{"answered 401", "answered 401", `"OK"`}[i%3]
-		job := getToken(script(), windmill.StepOfFlow)
+		ahead := fmt.Sprintf("AHEAD=%ds", 6*i) // for no failure stands for so long
+		job := getToken(script(), append([]string{ahead}, windmill.StepOfFlow...))
 		job.Args = fmt.Sprintf(`{"snow": {"instance_url": %q, "client_id": %q, "client_secret": %q, "username": %q, "password": %q}}`,
 			p.address, account.ClientID, account.ClientSecret, user, account.Password)
 		done := p.run(context.Background(), 1, func(int) windmill.Job { return job })[0]
@@ -202,7 +202,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		ctx, kill := context.WithCancel(context.Background())
 		defer kill()
 		p.onRequest(func(n int, _ *http.Request) bool {
-			if n == 1+i/3%8 { // of the eight that a run makes
+			if n == 1+(i/3)%8 { // of the eight that a run makes
 				time.AfterFunc(rand.N(120*time.Millisecond), kill)
 			}
 			time.Sleep(20*time.Millisecond + rand.N(40*time.Millisecond))
@@ -243,7 +243,10 @@ func TestHanging(t *testing.T) {
 			who = "oauth_token.do"
 		}
 		all := p.steps(1)
-		p.check(who+" did not answer", 55, all)
+		p.check(who+" did not answer", map[bool]float64{true: 32, false: 55}[first < 3], all) // before the claim, a turn's limit
+		if told := strings.Contains(string(p.workspace.Get(loginsPath)), "did not answer"); test == "....x..." && !told {
+			t.Error("the other runs were not told")
+		}
 		if isSame := bytes.Equal(before, p.workspace.Get(cachePath)); isSame != (first < 6) || all[0].Failed != isSame {
 			t.Errorf("%s: the cache is as it was: %t, the run failed: %t", test, isSame, all[0].Failed)
 		}
@@ -298,6 +301,7 @@ func TestTheDemo(t *testing.T) {
 
 func TestALoginOutsideWindmill(t *testing.T) {
 	p, file := newProof(t), filepath.Join(t.TempDir(), "instance.json")
+	t.Setenv("TMPDIR", t.TempDir())
 	for _, test := range []struct {
 		password, end string
 		mode          os.FileMode
@@ -322,8 +326,8 @@ func TestALoginOutsideWindmill(t *testing.T) {
 			t.Errorf("it said %s; want %s", said, test.want)
 		}
 	}
-	if n := p.instance.Requests(); n != 2 {
-		t.Errorf("%d requests; want 2", n)
+	if left, _ := filepath.Glob(os.Getenv("TMPDIR") + "/*"); left != nil || p.instance.Requests() != 2 {
+		t.Errorf("it left %v after %d requests; want nothing, 2", left, p.instance.Requests())
 	}
 }
 

@@ -25,31 +25,29 @@ type Account struct{ ClientID, ClientSecret, Username, Password string }
 // Instance answers POST /oauth_token.do and GET /api/now/stats/incident. Set its fields before it is served, or
 // between requests. It needs Now.
 type Instance struct {
-	Now               func() time.Time
-	Accounts          map[Account]bool // false: inactive, so that its logins are refused
-	Lifetime          time.Duration    // of a token, from its last login on; zero: 30 minutes, ServiceNow's default
-	LockAfter         int              // so many failed logins in a row lock a user for 15 minutes; zero: 5
-	NoApplicationUser bool             // nobody for the client's token to act as: that grant is refused
-	Hibernating       bool             // a developer instance that sleeps: an HTML page with status 200
-	Incidents         map[string]int   // the number of open ones, by priority
-	// Fault, if not nil, is called before each token request is looked at, with its form parsed. True means that it
-	// has answered. n counts from 1.
+	Now         func() time.Time
+	Accounts    map[Account]bool // false: inactive, so that its logins are refused
+	Lifetime    time.Duration    // of a token, from its last login on; zero: 30 minutes, ServiceNow's default
+	LockAfter   int              // so many failed logins in a row lock a user for 15 minutes; zero: 5
+	Hibernating bool             // a developer instance that sleeps: an HTML page with status 200
+	Incidents   map[string]int   // the number of open ones, by priority
+	// Fault, if not nil, is called first with each token request, its form parsed, n from 1. True: it has answered.
 	Fault func(w http.ResponseWriter, r *http.Request, n int) bool
 
 	mu       sync.Mutex
 	forms    []url.Values
 	refusals map[string]Refusals
-	tokens   map[Account]token // by account without its secrets: a token outlives a change of password
+	tokens   map[Account]token // by client id and user alone: a change of password leaves them
 	issued   []string
 }
 
 // Refusals are the refused logins of a user, or of a client id where there is no user, without what Fault answers.
 type Refusals struct {
-	All, InARow int
+	All, InARow int       // a client id has none in a row
 	LockedUntil time.Time // zero: never locked out
 }
 
-// token is what an account came to last. A login while it is valid gets it again.
+// token is what an account was given last. A login while it is valid gets it again.
 type token struct {
 	value   string
 	expires time.Time
@@ -133,20 +131,15 @@ func (i *Instance) logIn(r *http.Request) (status int, body string) {
 	defer func() { i.refusals[name] = past }()
 	proper := r.Method == http.MethodPost && r.URL.RawQuery == "" && form.Get("grant_type") == grantType
 	locked := now.Before(past.LockedUntil)
-	switch {
-	case !proper || !i.Accounts[account] || locked:
+	if !proper || !i.Accounts[account] || locked {
 		past.All++
 		if isUser && !locked {
 			past.InARow++
 		}
-		if past.InARow == cmp.Or(i.LockAfter, 5) {
+		if past.InARow >= cmp.Or(i.LockAfter, 5) {
 			past.InARow, past.LockedUntil = 0, now.Add(15*time.Minute)
 		}
 		return http.StatusUnauthorized, `{"error_description":"access_denied","error":"server_error"}`
-	case !isUser && i.NoApplicationUser:
-		past.All++
-		return http.StatusBadRequest, `{"error":"unauthorized_client","error_description":"Received client_credentials ` +
-			`grant_type request however integration user is not configured for OAuth:` + account.ClientID + `"}`
 	}
 	past.InARow = 0
 	of, refresh := Account{ClientID: account.ClientID, Username: account.Username}, ""

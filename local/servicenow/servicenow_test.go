@@ -46,27 +46,24 @@ func logIn(i *Instance, grantType string, a Account) (answer, token string) {
 func TestAnswers(t *testing.T) {
 	const denied = `401 {"error_description":"access_denied","error":"server_error"}`
 	for _, test := range []struct {
-		name, grantType     string
-		account             Account
-		noUser, hibernating bool
-		want                string
+		name, grantType string
+		account         Account
+		hibernating     bool
+		want            string
 	}{
-		{"password", "password", user, true, false,
+		{"password", "password", user, false,
 			`200 {"access_token":"…","refresh_token":"…","scope":"useraccount","token_type":"Bearer","expires_in":1800}`},
-		{"client credentials", "client_credentials", client, false, false,
+		{"client credentials", "client_credentials", client, false,
 			`200 {"access_token":"…","scope":"useraccount","token_type":"Bearer","expires_in":1800}`},
-		{"client credentials, nobody to act as", "client_credentials", client, true, false,
-			`400 {"error":"unauthorized_client","error_description":"Received client_credentials grant_type request ` +
-				`however integration user is not configured for OAuth:machine"}`},
-		{"wrong password", "password", Account{"id", "client-secret", "user", "wrong"}, false, false, denied},
-		{"wrong client secret", "client_credentials", Account{"machine", "wrong", "", ""}, true, false, denied},
-		{"inactive", "password", inactive, false, false, denied},
-		{"another's grant", "client_credentials", user, false, false, denied},
-		{"hibernating", "password", user, false, true,
+		{"wrong password", "password", Account{"id", "client-secret", "user", "wrong"}, false, denied},
+		{"wrong client secret", "client_credentials", Account{"machine", "wrong", "", ""}, false, denied},
+		{"inactive", "password", inactive, false, denied},
+		{"another's grant", "client_credentials", user, false, denied},
+		{"hibernating", "password", user, true,
 			`200 <html><title>Instance Hibernating page</title><body class="instance-hibernating-page"></body></html>`},
 	} {
 		i, _ := newInstance()
-		i.NoApplicationUser, i.Hibernating = test.noUser, test.hibernating
+		i.Hibernating = test.hibernating
 		if got, _ := logIn(i, test.grantType, test.account); got != test.want {
 			t.Errorf("%s:\ngot  %s\nwant %s", test.name, got, test.want)
 		}
@@ -83,31 +80,40 @@ func TestTheSameTokenWhileItIsValid(t *testing.T) {
 	i.Revoke(first)
 	_, second := logIn(i, "password", user)
 	*clock = clock.Add(30 * time.Minute)
+	outlived := i.Valid(second)
 	_, third := logIn(i, "password", user)
-	if second == first || third == second || i.Valid(second) || !i.Valid(third) {
+	if second == first || third == second || outlived || !i.Valid(third) {
 		t.Error("a revoked or expired token was given again")
+	}
+	changed := Account{"id", "client-secret", "user", "changed"}
+	i.Accounts[changed], i.Lifetime = true, time.Minute
+	if answer, fourth := logIn(i, "password", changed); fourth != third || !strings.Contains(answer, `"expires_in":60}`) {
+		t.Errorf("after a change of password: %s; want the same token for a minute", answer)
 	}
 }
 
 func TestFiveRefusalsInARowLockAUser(t *testing.T) {
 	i, clock := newInstance()
 	got := ""
-	for _, step := range "wwww+wwwww-+w+w+-wwww+" { // a wrong password, the right one, half the time of a lock
+	for _, step := range "wwww+wwwww-+w+w+-wwww+3ww" { // the right password, half the time of a lock, else a wrong one
 		if step == '-' {
 			*clock = clock.Add(15 * time.Minute / 2)
 			continue
 		}
-		answer, _ := logIn(i, "password", Account{"id", "client-secret", "user", map[rune]string{'w': "wrong", '+': "password"}[step]})
+		if step == '3' { // lock from here on
+			i.LockAfter = 3
+		}
+		answer, _ := logIn(i, "password", Account{"id", "client-secret", "user", map[rune]string{'+': "password"}[step]})
 		got += answer[:3]
 		if clock.Before(i.Refusals("user").LockedUntil) {
 			got += "L"
 		}
 		got += " "
 	}
-	if want := "401 401 401 401 200 401 401 401 401 401L 401L 401L 401L 401L 401L 401 401 401 401 200 "; got != want {
+	if want := "401 401 401 401 200 401 401 401 401 401L 401L 401L 401L 401L 401L 401 401 401 401 200 401 401 401L "; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
-	if n := i.Refusals("user").All; n != 18 || i.Requests() != 20 {
+	if n := i.Refusals("user").All; n != 21 || i.Requests() != 23 {
 		t.Errorf("%d refused of %d", n, i.Requests())
 	}
 }

@@ -20,20 +20,17 @@ import (
 // Rights are a user's, by folder, such as f/ServiceNow: true is write, false is read, as in Windmill's extra_perms.
 type Rights map[string]bool
 
-// Call is a call of the API. Path is the resource's.
-type Call struct{ Method, Path string }
-
 // Workspace serves get_value and create below /api/w/{Name}/resources/. Set its fields before or between calls.
 type Workspace struct {
 	Name      string
 	Users     map[string]Rights // by token
 	Variables map[string]string // by path
-	// Fault, if not nil, is called before each call is looked at. True means that it has answered. n counts from 1.
+	// Fault, if not nil, is called first with each call, n from 1. True: it has answered.
 	Fault func(w http.ResponseWriter, r *http.Request, n int) bool
 
 	resources sync.Map // of json.RawMessage, by path
 	mu        sync.Mutex
-	calls     []Call
+	calls     []string
 }
 
 // Set stores a resource's value, whatever the rights.
@@ -49,8 +46,8 @@ func (ws *Workspace) Get(at string) json.RawMessage {
 // Delete removes a resource.
 func (ws *Workspace) Delete(at string) { ws.resources.Delete(at) }
 
-// Calls are the calls so far, in the order in which they came.
-func (ws *Workspace) Calls() []Call {
+// Calls are the methods and paths of all calls so far, also of those that Fault answered or that were refused.
+func (ws *Workspace) Calls() []string {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	return slices.Clip(ws.calls)
@@ -69,7 +66,7 @@ func (ws *Workspace) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = json.Unmarshal(body, &resource) // what broke off has no path, and is refused
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	ws.mu.Lock()
-	ws.calls = append(ws.calls, Call{r.Method, resource.Path})
+	ws.calls = append(ws.calls, r.Method+" "+resource.Path)
 	n := len(ws.calls)
 	ws.mu.Unlock()
 	if ws.Fault != nil && ws.Fault(w, r, n) {
@@ -126,8 +123,8 @@ func (ws *Workspace) create(at string, value json.RawMessage, token string, upda
 // reference is a JSON string that names a resource or a variable.
 var reference = regexp.MustCompile(`"\$(res|var):[^"\\]+"`)
 
-// resolve puts resources and variables in the place of the strings in a JSON value that name them, as far as the
-// token's user may read them. All else stays as it is, the digits of numbers too.
+// resolve puts resources and variables in the place of the strings in a JSON value that name them. All else stays as
+// it is, the digits of numbers too. What the token's user may not read is an error.
 func (ws *Workspace) resolve(value []byte, token string) ([]byte, error) {
 	var failure error
 	resolved := reference.ReplaceAllFunc(value, func(name []byte) []byte {

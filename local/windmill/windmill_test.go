@@ -14,10 +14,12 @@ import (
 
 // newWorkspace has a folder f/a, its writer, its reader, and a stranger.
 func newWorkspace() *Workspace {
-	ws := &Workspace{Name: "ws", Variables: map[string]string{"f/a/secret": `"quoted"`}, Users: map[string]Rights{
-		"writer": {"f/a": true}, "reader": {"f/a": false}, "stranger": nil}}
+	ws := &Workspace{Name: "ws", Variables: map[string]string{"f/a/secret": `"quoted"`, "f/b/secret": "b"},
+		Users: map[string]Rights{"writer": {"f/a": true}, "reader": {"f/a": false}, "stranger": nil}}
 	ws.Set("f/a/refers", json.RawMessage(`{"v": "$var:f/a/secret", "n": 12345678901234567890}`))
 	ws.Set("f/a/null", json.RawMessage(`null`))
+	ws.Set("f/a/nested", json.RawMessage(`{"v": "$var:f/b/secret"}`))
+	ws.Set("f/b/other", json.RawMessage(`1`))
 	return ws
 }
 
@@ -37,6 +39,9 @@ func TestTheResourceAPI(t *testing.T) {
 		{"stranger", get + "null", "401 text/plain Not authorized: Resource exists but you don't have access to it:\n" +
 			"folder perms: {}\ngroups: [all]\ntoken prefix: stranger"},
 		{"reader", create + `{"path":"f/a/null","value":1}`, denied},
+		{"reader", get + "null", "200 application/json null"},
+		{"writer", `GET create?update_if_exists=true {"path":"f/a/null","value":3}`, "404 text/plain Not found: no such route"},
+		{"writer", `POST create {"path":"f/a/new","value":2}`, "201 text/plain resource f/a/new created"},
 		{"writer", create + `{"path":"f/b/new","value":1}`, denied}, // there is no such folder
 		{"writer", create + `{"path":"f/a/null","value":1.50}`, "201 text/plain resource f/a/null created"},
 		{"writer", get + "null", "200 application/json 1.50"},
@@ -57,8 +62,9 @@ func TestTheResourceAPI(t *testing.T) {
 	}
 }
 
-// script has no package clause: the worker writes one before it.
-const script = `//require github.com/windmill-labs/windmill-go-client v1.501.4
+// script has no package clause: the worker writes one before it, and takes no comment for one.
+const script = `// package
+//require github.com/windmill-labs/windmill-go-client v1.501.4
 import (
 	"context"; "errors"; "fmt"; "os"; "strings"; "time"
 	wmill "github.com/windmill-labs/windmill-go-client"
@@ -90,7 +96,7 @@ func main(given map[string]any) (any, error) {
 `
 
 func TestTheWorker(t *testing.T) {
-	t.Setenv("PLANTED", "in the worker's own environment")
+	t.Setenv("GOFLAGS", "-mod=vendor") // the worker's own, which would stop a build, and is none of the job's
 	ws := newWorkspace()
 	server := httptest.NewServer(ws)
 	defer server.Close()
@@ -118,6 +124,9 @@ func TestTheWorker(t *testing.T) {
 		`"WM_STATE_PATH","WM_OBJECT_PATH","WM_WORKER_GROUP","TZ","HOME","PATH","HTTP_PROXY","HTTPS_PROXY","NO_PROXY"]]`)
 	try(ctx, `{"mode": "fail"}`, true, nil, log+"it failed\n", "")
 	try(ctx, `"$res:f/a/gone"`, true, nil, "Not found: Resource f/a/gone not found\n", "")
+	try(ctx, `"$res:f/a/nested"`, true, nil, "Not found: Variable f/b/secret not found\n", "")
+	try(ctx, `"$res:f/b/other"`, true, nil, "Not authorized: Resource exists but you don't have access to it:\n"+
+		"folder perms: {}\ngroups: [all]\ntoken prefix: reader\n", "")
 	try(ctx, `["$var:f/a/gone"]`, true, nil, "Not found: Variable f/a/gone not found\n", "")
 
 	ended := make(chan bool)

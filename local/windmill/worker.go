@@ -16,8 +16,8 @@ import (
 )
 
 // Who started a job, for Job.Env. Source: windmill-labs/windmill, schedule.rs and worker_flow.rs; an agent worker may
-// leave WM_FLOW_PATH empty. A schedule with a retry runs a flow of one step under the script's own path, which
-// Job.Path is, too.
+// leave WM_FLOW_PATH empty. A schedule with a retry runs a flow of one step under the script's own path, so that
+// WM_FLOW_PATH equals WM_JOB_PATH.
 var (
 	ByHand              []string // or by webhook, or by a schedule's "Run now"
 	BySchedule          = []string{"WM_SCHEDULE_PATH=f/ServiceNow/warm_token"}
@@ -68,7 +68,7 @@ var (
 )
 
 // Build makes a program of a script, in a new folder below Dir, as handle_go_job does. If the module in moduleDir
-// replaces the Windmill client by a folder, so does this.
+// replaces the Windmill client by a folder, with its go.work, so does this.
 func (wk *Worker) Build(ctx context.Context, script, moduleDir string) (binary string, err error) {
 	source, err := os.ReadFile(script)
 	if err != nil {
@@ -113,16 +113,12 @@ func (wk *Worker) Build(ctx context.Context, script, moduleDir string) (binary s
 	return filepath.Join(dir, "main"), err
 }
 
-// Run runs a job to its end. A job that fails is no error: an error is a job that could not be started, or that ctx
-// ended.
+// Run runs a job to its end. A job that fails is no error: an error is a job that could not be started, that left no
+// result, or that ctx ended.
 func (wk *Worker) Run(ctx context.Context, job Job) (Done, error) {
 	if wk.Slots != nil {
-		select {
-		case wk.Slots <- struct{}{}:
-			defer func() { <-wk.Slots }()
-		case <-ctx.Done():
-			return Done{}, ctx.Err()
-		}
+		wk.Slots <- struct{}{}
+		defer func() { <-wk.Slots }()
 	}
 	args, err := wk.Workspace.resolve([]byte(job.Args), job.Token)
 	if err != nil { // it fails before its script runs

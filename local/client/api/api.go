@@ -33,12 +33,11 @@ func (r Response) StatusCode() int { return r.HTTPResponse.StatusCode }
 func (c *ClientWithResponses) GetResourceValueWithResponse(ctx context.Context, workspace, path string) (*Response, error) {
 	got, err := c.call(ctx, http.MethodGet, workspace, "get_value/"+url.PathEscape(path), nil)
 	if err == nil && got.StatusCode() == http.StatusOK && strings.Contains(got.HTTPResponse.Header.Get("Content-Type"), "json") {
-		err = json.Unmarshal(got.Body, new(any))
+		if err := json.Unmarshal(got.Body, new(any)); err != nil {
+			return nil, err
+		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	return got, nil
+	return got, err
 }
 
 // CreateResourceParams is the query of a create. Unlike with the published client, UpdateIfExists must be set.
