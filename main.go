@@ -178,7 +178,7 @@ func instanceAddress(given string) (address string, ok bool) {
 		given = "https://" + given
 	}
 	parsed, err := url.Parse(given)
-	if err != nil || strings.Contains(given, "@") { // an @ may end a user's password
+	if err != nil || strings.Contains(given+parsed.EscapedPath(), "@") { // an @ may end a user's password
 		return "", false
 	}
 	host, path := parsed.Hostname(), strings.TrimRight(parsed.EscapedPath(), "/")

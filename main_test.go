@@ -291,7 +291,7 @@ var addresses = []struct{ given, want string }{
 	{"https://gw.example.com/#top", ""}, {"https://gw.example.com/a@b", ""}, {"https://gw.example.com//a", ""},
 	{"https://gw.example.com/a%4", ""}, {"admin:x@dev12345", ""}, {"https://admin:12/34@dev1.example.com", ""},
 	{"https://dev\n12345", ""}, {"https://dev%2e12345", ""}, {"https://des\u212a.service-now.com", ""},
-	{"https://[fe80::1%25eth0]", ""},
+	{"https://[fe80::1%25eth0]", ""}, {"https://gw.example.com/a%40\xc0", ""},
 }
 
 func TestInstanceAddress(t *testing.T) {
