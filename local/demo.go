@@ -63,6 +63,12 @@ func (w *world) token() string {
 	return cached.Token
 }
 
+// hasSecret reports whether a text has one of this world's secrets in it.
+func (w *world) hasSecret(text string) bool {
+	isIn := func(secret string) bool { return strings.Contains(text, secret) }
+	return slices.ContainsFunc(append(w.instance.Issued(), account.ClientSecret, account.Password, jobToken), isIn)
+}
+
 // getToken is a job that runs the script.
 func getToken(binary string, startedBy []string) windmill.Job {
 	return windmill.Job{Binary: binary, Path: "f/ServiceNow/get_token", Env: startedBy, Token: jobToken,
@@ -76,8 +82,7 @@ func (w *world) run(ctx context.Context, jobs int, job func(i int) windmill.Job)
 	all := make([]windmill.Done, jobs)
 	atOnce(jobs, func(i int) {
 		done, err := w.worker.Run(ctx, job(i))
-		saysIt := func(secret string) bool { return strings.Contains(done.Log+string(done.Result), secret) }
-		if slices.ContainsFunc(append(w.instance.Issued(), account.ClientSecret, account.Password, jobToken), saysIt) {
+		if w.hasSecret(done.Log + string(done.Result)) {
 			err = errors.New(saysASecret)
 		}
 		if err != nil {

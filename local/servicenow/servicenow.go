@@ -1,6 +1,5 @@
-// Package servicenow is a ServiceNow instance on this machine, as far as jobs need one: the token endpoint by
-// ServiceNow's documentation (KB0791140, KB0749501) and by captures in public clients, and the count of open
-// incidents.
+// Package servicenow is a ServiceNow instance on this machine, as far as jobs need one: the count of open incidents, and
+// the token endpoint by ServiceNow's documentation (KB0791140, KB0749501) and by captures in public clients.
 package servicenow
 
 import (
@@ -18,8 +17,7 @@ import (
 	"time"
 )
 
-// Account is who may log in. Without Username and Password it is one of the client credentials grant, else of the
-// password grant.
+// Account is who may log in, without Username and Password by the client credentials grant, else by the password grant.
 type Account struct{ ClientID, ClientSecret, Username, Password string }
 
 // Instance answers POST /oauth_token.do and GET /api/now/stats/incident. Set its fields before it is served, or
@@ -142,18 +140,19 @@ func (i *Instance) logIn(r *http.Request) (status int, body string) {
 		return http.StatusUnauthorized, `{"error_description":"access_denied","error":"server_error"}`
 	}
 	past.InARow = 0
-	of, refresh := Account{ClientID: account.ClientID, Username: account.Username}, ""
-	current := i.tokens[of]
+	of := Account{ClientID: account.ClientID, Username: account.Username}
+	current, lifetime := i.tokens[of], cmp.Or(i.Lifetime, 30*time.Minute)
 	if !now.Before(current.expires) {
 		current.value = i.newToken()
 	}
-	current.expires = now.Add(cmp.Or(i.Lifetime, 30*time.Minute))
+	current.expires = now.Add(lifetime)
 	i.tokens[of] = current
+	refresh := ""
 	if isUser {
 		refresh = fmt.Sprintf(`"refresh_token":%q,`, i.newToken())
 	}
 	return http.StatusOK, fmt.Sprintf(`{"access_token":%q,%s"scope":"useraccount","token_type":"Bearer","expires_in":%d}`,
-		current.value, refresh, int(current.expires.Sub(now).Seconds()))
+		current.value, refresh, int(lifetime.Seconds()))
 }
 
 // newToken makes a token of 86 characters, the longest of ServiceNow's opaque ones.

@@ -18,9 +18,8 @@ var (
 
 // newInstance has a clock that starts at 0.
 func newInstance() (i *Instance, clock *time.Time) {
-	clock = new(time.Time)
-	*clock = time.Unix(0, 0)
-	return &Instance{Now: func() time.Time { return *clock }, Accounts: map[Account]bool{user: true, client: true, inactive: false}}, clock
+	now := time.Unix(0, 0)
+	return &Instance{Now: func() time.Time { return now }, Accounts: map[Account]bool{user: true, client: true, inactive: false}}, &now
 }
 
 // logIn asks for a token and returns what a reader sees: the status and the body, "…" in the place of tokens, and the

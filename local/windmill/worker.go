@@ -36,10 +36,9 @@ func startedBy(path string, more ...string) []string {
 // Worker builds Go scripts and runs them as jobs of a workspace.
 type Worker struct {
 	Workspace *Workspace
-	BaseURL   string // where the workspace is served, without /api
-	Dir       string // an existing folder for the jobs' folders, absolute
-	// Slots has room for the jobs that run at once. Further ones queue. Nil: no limit.
-	Slots chan struct{}
+	BaseURL   string        // where the workspace is served, without /api
+	Dir       string        // an existing folder for the jobs' folders, absolute
+	Slots     chan struct{} // has room for the jobs that run at once; further ones queue; nil: no limit
 }
 
 // Job is a built script and what it runs with.

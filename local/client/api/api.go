@@ -45,9 +45,9 @@ type CreateResourceParams struct{ UpdateIfExists *bool }
 
 // CreateResource is the body of a create.
 type CreateResource struct {
-	Path         string      `json:"path"`
-	ResourceType string      `json:"resource_type"`
-	Value        interface{} `json:"value"`
+	Path         string `json:"path"`
+	ResourceType string `json:"resource_type"`
+	Value        any    `json:"value"`
 }
 
 // CreateResourceWithResponse makes a resource, or replaces one with UpdateIfExists.
@@ -57,8 +57,7 @@ func (c *ClientWithResponses) CreateResourceWithResponse(ctx context.Context, wo
 	if err != nil {
 		return nil, err
 	}
-	endpoint := "create?update_if_exists=" + strconv.FormatBool(*params.UpdateIfExists)
-	return c.call(ctx, http.MethodPost, workspace, endpoint, content)
+	return c.call(ctx, http.MethodPost, workspace, "create?update_if_exists="+strconv.FormatBool(*params.UpdateIfExists), content)
 }
 
 // call sends one request below /resources/, by an http.Client without a timeout.
