@@ -1,560 +1,788 @@
 package inner
 
-// The word package comes first: before anything else, a comment included, a Windmill worker puts a package clause.
-// This script gets an OAuth2 access token from ServiceNow, by the password grant (RFC 6749) or, where the resource names
-// no user, by the client credentials grant. It keeps the token in the Windmill resource f/ServiceNow/snow_token_cache
-// and reuses it until a minute before its expiry. Run it by hand to verify the credentials, on a schedule to keep the
-// cache warm, or as a step of a flow whose later steps read the resource. It returns "OK", never the token.
+// Windmill compiles this file only if it begins with the word "package".
+//
+// This script gets an OAuth 2.0 access token from ServiceNow and stores it in the Windmill resource
+// f/ServiceNow/snow_token_cache, where other jobs read it. It uses the password grant (RFC 6749, section 4.3)
+// or, if the servicenow resource names no user, the client credentials grant (section 4.4).
+//
+// Run it by hand to verify the credentials, on a schedule to keep the token fresh, or as a step of a flow.
+// A step reuses the stored token until a minute before it expires. The result is "OK", never the token.
+//
+// ServiceNow may lock a user after a few refused logins. Jobs that run at the same time therefore take turns:
+// the first one logs in, and the others use its token or fail with its error. For later jobs, the script
+// records failed logins in f/ServiceNow/snow_token_failures.
 
 //require github.com/windmill-labs/windmill-go-client v1.501.4
 
 import (
-	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
-	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log"
-	"math/rand/v2"
+	"math"
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
+	"unicode"
 
 	wmill "github.com/windmill-labs/windmill-go-client"
 	api "github.com/windmill-labs/windmill-go-client/api"
 )
 
 const (
-	cachePath       = "f/ServiceNow/snow_token_cache"  // the token, for all who need it
-	loginsPath      = "f/ServiceNow/snow_token_logins" // what the runs of this script tell each other
-	expiryMargin    = time.Minute                      // a token this close to its expiry is not reused
-	defaultLifetime = 1800                             // seconds; ServiceNow's, where an answer has no expires_in
-	runLimit        = 54 * time.Second                 // what turn and login leave of it is for storing the token
-	turnLimit       = 30 * time.Second                 // from a run's start until it may ask
-	loginLimit      = 20 * time.Second                 // for both requests that a login may take
-	pause           = time.Second                      // before a request is repeated, and between looks at another job's login
-	claimPause      = 300 * time.Millisecond           // in which another job's claim may replace ours
-	deadAfter       = loginLimit + 4*time.Second       // a login watched for so long is a killed job's
-	clockSkew       = 5 * time.Minute                  // between two workers' clocks, at most: other claims say nothing
-	failureStands   = 5 * time.Second                  // so long a failed login is that of each called run, too
-	longestAnswer   = 1 << 20                          // bytes of ServiceNow's answer; a token's has a few hundred
-	longestQuote    = 300                              // bytes of what others say
-	succeeded       = "OK"                             // the outcome of a login that brought a token
-	alphanumeric    = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+	cachePath    = "f/ServiceNow/snow_token_cache"
+	failuresPath = "f/ServiceNow/snow_token_failures"
+
+	expiryMargin    = time.Minute // a step does not reuse a token that has less time left
+	defaultLifetime = 1800        // seconds, if ServiceNow does not send expires_in
+
+	runLimit   = 54 * time.Second // leaves a few seconds after turnLimit and loginLimit to store the outcome
+	turnLimit  = 30 * time.Second // from the start until a run may log in
+	loginLimit = 20 * time.Second // for both requests
+	stuckAfter = 24 * time.Second // how long a job may stay first in the queue before we skip it
+
+	pollInterval = 500 * time.Millisecond // between two looks at the queue
+	retryDelay   = time.Second            // before a failed request is sent again
+
+	// How many seconds other runs wait after a failed login.
+	failureHold = 5
+	refusalHold = 600 // after a refusal; also the longest Retry-After that we respect
+	byHandHold  = 60  // at most, for a run by hand: somebody may just have fixed the cause
+
+	maxBody  = 4 << 20 // bytes; the queue lists at most 1,000 jobs
+	maxQuote = 1000    // bytes
+
+	plainSigns = " .,:;'\"/()[]<>@=!?$|*_-" // none of them can encode part of a secret
 )
 
-// now and sleep are variables for the tests to replace.
+var (
+	hostName    = regexp.MustCompile(`^\w[\w.:-]*$`)  // a colon is part of an IPv6 address
+	bearerToken = regexp.MustCompile(`^[\w.~+/=-]+$`) // RFC 6750, section 2.1
+)
+
+// Tests replace the clock.
 var now, sleep = time.Now, time.Sleep
 
-// servicenow is the Windmill resource type of that name. Without a user, the token is the OAuth application's own.
+// servicenow is the Windmill resource type of the same name.
 type servicenow struct {
-	InstanceURL  string `json:"instance_url"` // a URL, a host, or a bare name such as dev12345
+	InstanceURL  string `json:"instance_url"` // a URL, a host name, or an instance name such as dev12345
 	ClientID     string `json:"client_id"`
-	ClientSecret string `json:"client_secret"` // also the key of all seals
-	Username     string `json:"username"`
+	ClientSecret string `json:"client_secret"`
+	Username     string `json:"username"` // empty, like the password, for the client credentials grant
 	Password     string `json:"password"`
 }
 
-// main makes sure that the cache holds a usable token. Its errors say who was asked, what came back and what to check.
+// main makes sure that the cache holds a valid token.
 func main(snow servicenow) (string, error) {
-	log.SetOutput(io.Discard) // net/http logs bytes that it did not expect, whatever they are
+	log.SetOutput(io.Discard) // net/http logs unexpected bytes from a server, which may contain a secret
 	ctx, cancel := context.WithTimeout(context.Background(), runLimit)
 	defer cancel()
-	defer time.AfterFunc(runLimit+pause/2, func() { // for a 101 (Switching Protocols), whose connection no deadline ends
-		fmt.Println("Given up after 55 s: Windmill or ServiceNow keeps a connection open and says nothing.")
-		os.Exit(1)
-	}).Stop()
-	r, err := newRun(snow)
-	if err == nil {
-		err = r.ensureToken(ctx)
-	}
+	cleaned, err := clean(snow)
 	if err != nil {
+		return "", err
+	}
+	if err := newRun(cleaned).ensureToken(ctx); err != nil {
 		return "", err
 	}
 	return "OK", nil
 }
 
-// run is one run of the script. A called run reuses what is cached. A run of its own asks ServiceNow even if the cache
-// is good: to verify the credentials, to renew the token before it runs out, to replace a revoked one.
+// The input.
+
+// clean trims and checks the fields. Its errors quote none of them: a password may be in the wrong field.
+func clean(snow servicenow) (servicenow, error) {
+	cleaned := servicenow{
+		InstanceURL:  strings.TrimSpace(snow.InstanceURL),
+		ClientID:     strings.TrimSpace(snow.ClientID),
+		ClientSecret: strings.TrimSpace(snow.ClientSecret),
+		Username:     strings.TrimSpace(snow.Username),
+		Password:     strings.TrimRight(snow.Password, "\r\n"), // a space may be part of a password
+	}
+	if cleaned.InstanceURL == "" || cleaned.ClientID == "" || cleaned.ClientSecret == "" {
+		return servicenow{}, errors.New("instance_url, client_id and client_secret are required: " +
+			`fill them in, and pass the servicenow resource as "$res:" followed by its path`)
+	}
+	if (cleaned.Username == "") != (cleaned.Password == "") {
+		return servicenow{}, errors.New("set both username and password, " +
+			"or leave both empty to use the client credentials grant")
+	}
+	address, ok := instanceAddress(cleaned.InstanceURL)
+	if !ok {
+		return servicenow{}, errors.New("instance_url must be an address such as " +
+			"https://dev12345.service-now.com or an instance name such as dev12345")
+	}
+	cleaned.InstanceURL = address
+	return cleaned, nil
+}
+
+// instanceAddress completes an instance_url. The result has no query and no trailing slash.
+func instanceAddress(given string) (address string, ok bool) {
+	if strings.Contains(given, "@") { // a user name, or part of a misplaced password
+		return "", false
+	}
+	full := strings.TrimRight(given, "/")
+	isURL := strings.Contains(full, "://")
+	if !strings.ContainsAny(full, ".:/") { // an instance name
+		full += ".service-now.com"
+	}
+	if !isURL {
+		full = "https://" + full
+	}
+	parsed, err := url.Parse(full)
+	if err != nil || !hostName.MatchString(parsed.Hostname()) {
+		return "", false
+	}
+	host := strings.ToLower(parsed.Hostname())
+	if !isURL && !strings.Contains(host, ".") { // a typing error such as https//dev12345
+		return "", false
+	}
+	isLocal := host == "localhost" || host == "127.0.0.1"
+	if parsed.Scheme != "https" && !(parsed.Scheme == "http" && isLocal) {
+		return "", false
+	}
+	address = parsed.Scheme + "://" + strings.ToLower(parsed.Host)
+	path := strings.TrimRight(parsed.EscapedPath(), "/")
+	if isPage(host, path) {
+		return address, true
+	}
+	return address + strings.TrimSuffix(path, "/oauth_token.do"), true // The path leads through a gateway.
+}
+
+// isPage reports whether path belongs to a page, which somebody has copied from the browser.
+func isPage(host, path string) bool {
+	if strings.HasSuffix(host, ".service-now.com") || strings.HasSuffix(host, ".servicenowservices.com") {
+		return true
+	}
+	if strings.HasSuffix(path, "/oauth_token.do") {
+		return false
+	}
+	return strings.HasSuffix(path, ".do") || strings.HasPrefix(path, "/now/")
+}
+
+// The run.
+
+// run is one run of this script.
 type run struct {
-	snow       servicenow
-	inWindmill bool
-	job        string // its id
-	called     bool   // by a flow or another script
-	byHand     bool   // or by a webhook; if neither, by a schedule
-	began      time.Time
-	secrets    []string // which no text may repeat
+	snow     servicenow
+	key      string // identifies these credentials among the failures
+	windmill wmill.ClientWithWorkspace
+	job      string   // the ID of this run's job
+	isStep   bool     // called by a flow or by another script
+	isByHand bool     // started by a person or by a webhook
+	secrets  []string // no message may contain them
 }
 
-// newRun checks the input, and tells from the environment who started this run.
-func newRun(snow servicenow) (*run, error) {
-	snow, err := checked(snow)
-	if err != nil {
-		return nil, err
+// newRun finds out from the environment what started this run.
+func newRun(snow servicenow) *run {
+	windmill, _ := wmill.GetClient() // The error is always nil.
+	isScheduled := os.Getenv("WM_SCHEDULE_PATH") != ""
+	// If a schedule has retries, Windmill wraps the script in a flow that has the same path as the script.
+	isWrapped := isScheduled && os.Getenv("WM_FLOW_PATH") == os.Getenv("WM_JOB_PATH")
+	isStep := os.Getenv("WM_FLOW_JOB_ID") != "" && !isWrapped
+	return &run{
+		snow:     snow,
+		key:      snow.seal(),
+		windmill: windmill,
+		job:      os.Getenv("WM_JOB_ID"),
+		isStep:   isStep,
+		isByHand: !isStep && !isScheduled,
+		secrets:  []string{strings.TrimSpace(snow.Password), snow.ClientSecret, os.Getenv("WM_TOKEN")},
 	}
-	secrets := []string{strings.TrimSpace(snow.Password), snow.ClientSecret, os.Getenv("WM_TOKEN")}
-	r := &run{snow: snow, job: os.Getenv("WM_JOB_ID"), began: now(), secrets: secrets}
-	missing := slices.DeleteFunc([]string{"WM_TOKEN", "WM_WORKSPACE", "BASE_INTERNAL_URL"},
-		func(name string) bool { return os.Getenv(name) != "" })
-	r.inWindmill = len(missing) < 3 || r.job != ""
-	if r.inWindmill && len(missing) > 0 {
-		return nil, fmt.Errorf("a Windmill worker sets %s, which is empty here: check how this job is started", strings.Join(missing, ", "))
-	}
-	// Of a schedule with a retry or a skip handler Windmill makes a flow, which has the script's own path (schedule.rs).
-	scheduled := os.Getenv("WM_SCHEDULE_PATH") != ""
-	wrapped := scheduled && os.Getenv("WM_FLOW_PATH") == os.Getenv("WM_JOB_PATH")
-	inFlow := os.Getenv("WM_FLOW_JOB_ID") != "" && !wrapped
-	r.called = inFlow || r.job == "" // without an id, the rest says nothing
-	r.byHand = !r.called && !scheduled
-	r.job = cmp.Or(r.job, fmt.Sprintf("unnamed-%016x", rand.Uint64()))
-	return r, nil
 }
 
-// ensureToken leaves a usable token in the cache: that which is there, which another job has just got, or its own.
+// ensureToken finds or renews the token. Outside Windmill, it only tries the login.
 func (r *run) ensureToken(ctx context.Context) error {
-	if !r.inWindmill {
-		fmt.Println("This is no Windmill job: nothing will be cached.")
+	isInWindmill := os.Getenv("BASE_INTERNAL_URL")+os.Getenv("WM_WORKSPACE")+os.Getenv("WM_TOKEN") != ""
+	if !isInWindmill {
+		fmt.Println("Not running in Windmill, so the token will not be stored.")
 		_, err := r.logIn(ctx)
 		return err
 	}
-	claimed, reused, err := r.awaitTurn(ctx)
-	switch {
-	case err != nil:
-		return fmt.Errorf("ServiceNow was not asked: %w", err)
-	case claimed == nil:
-		fmt.Printf("Reused the token in %s, valid for another %s at %s.\n", cachePath, reused.remaining(), reused.InstanceURL)
+	found, err := r.findToken(ctx)
+	if err != nil {
+		return fmt.Errorf("did not log in to ServiceNow: %w", err)
+	}
+	if found.Token != "" {
+		fmt.Printf("Reusing the token in %s. It is valid for another %s at %s.\n",
+			cachePath, found.lifetime(), found.InstanceURL)
 		return nil
 	}
+	loginErr := r.renewToken(ctx)
+	if err := r.recordOutcome(ctx, loginErr); err != nil {
+		fmt.Printf("Later runs will not know how this login ended: %v\n", err)
+	}
+	return loginErr
+}
+
+// findToken returns a token that makes a login unnecessary, or the zero cachedToken if this run must log in.
+func (r *run) findToken(ctx context.Context) (cachedToken, error) {
+	// If Windmill is too slow, give up before the login: there would be no time to record its outcome.
+	ctx, cancel := context.WithTimeout(ctx, turnLimit)
+	defer cancel()
+	cached, err := r.readCache(ctx)
+	if err != nil {
+		return cachedToken{}, err
+	}
+	// Only a step reuses this token. A run by hand verifies the credentials, and a schedule renews the token.
+	if r.isStep && cached.lifetime() > expiryMargin {
+		return cached, nil
+	}
+	return r.awaitTurn(ctx, cached)
+}
+
+// awaitTurn waits until this run may log in, and then returns the zero cachedToken. If another run stores a
+// token that differs from before, it returns that token. If another run's login fails, it returns an error.
+func (r *run) awaitTurn(ctx context.Context, before cachedToken) (cachedToken, error) {
+	waitingSince := make(map[string]time.Time) // by the ID of the job that was first in the queue
+	for deadline := now().Add(turnLimit); now().Before(deadline); sleep(pollInterval) {
+		// Read the queue first: a job that has left it has already stored its token or its failure.
+		jobs, err := r.readQueue(ctx)
+		if err != nil {
+			return cachedToken{}, err
+		}
+		cached, err := r.readCache(ctx)
+		if err != nil {
+			return cachedToken{}, err
+		}
+		if cached != before && cached.lifetime() > 0 {
+			return cached, nil
+		}
+		failures, err := r.readFailures(ctx)
+		if err != nil {
+			return cachedToken{}, err
+		}
+		if err := r.heldBack(failures[r.key]); err != nil {
+			return cachedToken{}, err
+		}
+		first := r.firstInQueue(jobs, waitingSince)
+		if first == r.job {
+			// A run that could not record a refusal must not log in. So write the failures back first.
+			return cachedToken{}, r.write(ctx, failuresPath, failures)
+		}
+		if _, isWaiting := waitingSince[first]; !isWaiting {
+			fmt.Printf("Waiting for job %s, which started earlier.\n", r.quote(first))
+			waitingSince[first] = now()
+		}
+	}
+	return cachedToken{}, fmt.Errorf("other jobs of this script took longer than %s to log in", turnLimit)
+}
+
+// renewToken logs in and stores the token.
+func (r *run) renewToken(ctx context.Context) error {
 	fresh, err := r.logIn(ctx)
-	if failed, ok := err.(*failure); ok {
-		r.end(ctx, claimed, failed.outcome, failed.refused)
+	if err != nil {
 		return err
 	}
-	if _, err := r.access(ctx, cachePath, fresh); err != nil {
-		r.end(ctx, claimed, "a token came, but "+cachePath+" cannot be written", false)
+	if err := r.write(ctx, cachePath, fresh); err != nil {
 		return err
 	}
-	fmt.Printf("Stored it in %s.\n", cachePath)
-	r.end(ctx, claimed, succeeded, false)
+	fmt.Printf("Stored the token in %s.\n", cachePath)
 	return nil
 }
 
-// checked returns snow as it is used. No error repeats a value, for somebody may have put a password there.
-func checked(snow servicenow) (servicenow, error) {
-	for _, field := range []*string{&snow.InstanceURL, &snow.ClientID, &snow.ClientSecret, &snow.Username} {
-		*field = strings.TrimSpace(*field)
-	}
-	address, ok := instanceAddress(snow.InstanceURL)
-	switch {
-	case snow.InstanceURL == "" || snow.ClientID == "" || snow.ClientSecret == "":
-		return snow, errors.New("the servicenow resource must have instance_url, client_id and client_secret")
-	case (snow.Username == "") != (snow.Password == ""):
-		return snow, errors.New("the servicenow resource must have username and password, or neither for client credentials")
-	case !ok:
-		return snow, errors.New("instance_url is not an address such as https://dev12345.service-now.com or dev12345: https, no user, no query")
-	}
-	snow.InstanceURL = address
-	return snow, nil
-}
+// The cache.
 
-// instanceAddress returns scheme, host, port and a gateway's path of what people put into instance_url.
-func instanceAddress(given string) (address string, ok bool) {
-	given = strings.TrimRight(given, "/")
-	isURL := strings.Contains(given, "://")
-	if !strings.ContainsAny(given, ".:/") && given != "localhost" {
-		given += ".service-now.com"
-	}
-	if !isURL {
-		given = "https://" + given
-	}
-	parsed, err := url.Parse(given)
-	if err != nil || strings.Contains(given+parsed.EscapedPath(), "@") { // an @ may end a user's password
-		return "", false
-	}
-	host, path := parsed.Hostname(), strings.TrimRight(parsed.EscapedPath(), "/")
-	isHost := consistsOf(host, alphanumeric+"-._:") && strings.ContainsAny(host, alphanumeric) // with colons: IPv6
-	isMaimed := strings.TrimLeft(host, "-._") != host || strings.HasSuffix(parsed.Host, ":") || strings.HasPrefix(path, "//")
-	host = strings.ToLower(host)
-	isNamed := isURL || host == "localhost" || strings.Contains(host, ".")
-	onLoopback := host == "localhost" || host == "127.0.0.1" || host == "::1"
-	isSafe := parsed.Scheme == "https" || (parsed.Scheme == "http" && onLoopback)
-	atServiceNow := strings.HasSuffix(host, ".service-now.com") || strings.HasSuffix(host, ".servicenowservices.com")
-	isPage := atServiceNow || strings.HasSuffix(path, ".do") // copied from the browser
-	if isPage {
-		path, parsed.RawQuery, parsed.Fragment = "", "", ""
-	}
-	ok = isHost && isNamed && !isMaimed && isSafe && parsed.RawQuery == "" && parsed.Fragment == ""
-	return parsed.Scheme + "://" + strings.ToLower(parsed.Host) + path, ok
-}
-
-func consistsOf(text, characters string) bool { return strings.Trim(text, characters) == "" }
-
-// The two resources.
-
-// record is what the cache holds. Other scripts read the token, its expiry and its instance.
-type record struct {
+// cachedToken is the content of the cache. Other scripts read the first three fields.
+type cachedToken struct {
 	Token       string `json:"token"`
-	ExpiresAt   int64  `json:"expires_at"`   // Unix seconds
-	InstanceURL string `json:"instance_url"` // scheme, host, port and path prefix, no slash at the end
-	Seal        string `json:"seal"`         // shows that this script wrote it, for the same credentials
+	ExpiresAt   int64  `json:"expires_at"` // Unix seconds
+	InstanceURL string `json:"instance_url"`
+	Job         string `json:"job"`  // that stored it; shows a new login even if ServiceNow repeats the token
+	Seal        string `json:"seal"` // proves that this script stored it, with the same credentials
 }
 
-// remaining is the time left until the token expires, in whole seconds; of the zero record it is negative.
-func (c record) remaining() time.Duration {
+// lifetime is how long the token is still valid.
+func (c cachedToken) lifetime() time.Duration {
 	return time.Duration(c.ExpiresAt-now().Unix()) * time.Second
 }
 
-// seal returns the HMAC-SHA256, in hex, of the credentials and more: a record that was planted or stretched has another.
-func (snow servicenow) seal(more ...any) string {
-	parts, _ := json.Marshal(append([]any{snow.InstanceURL, snow.ClientID, snow.Username, snow.Password}, more...))
+// seal returns a hash that only someone with the client secret can compute.
+func (snow servicenow) seal(content ...any) string {
+	text, _ := json.Marshal(append(content, snow)) // Strings and numbers always encode.
 	mac := hmac.New(sha256.New, []byte(snow.ClientSecret))
-	mac.Write(parts)
+	mac.Write(text)
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// readCache returns the cached record, or the zero record if none has the seal of these credentials.
-func (r *run) readCache(ctx context.Context) (record, error) {
-	value, err := r.access(ctx, cachePath, nil)
-	var fields map[string]any // by their exact names, as others read them: into a struct, "Token" would do for "token"
-	_ = json.Unmarshal(value, &fields)
-	token, _ := fields["token"].(string)
-	expiry, _ := fields["expires_at"].(float64)
-	seal, _ := fields["seal"].(string)
-	cached := record{token, int64(expiry), r.snow.InstanceURL, r.snow.seal(token, int64(expiry))}
-	isWhole := fields["instance_url"] == cached.InstanceURL && expiry == float64(cached.ExpiresAt)
-	if !isWhole || !hmac.Equal([]byte(seal), []byte(cached.Seal)) {
-		return record{}, err
-	}
-	return cached, err
+// sealed returns the token as this script stores it with these credentials.
+func (snow servicenow) sealed(c cachedToken) cachedToken {
+	c.InstanceURL = snow.InstanceURL
+	c.Seal = snow.seal(c.Token, c.ExpiresAt, c.Job)
+	return c
 }
 
-// login is the last login with some credentials. The zero login is none.
-type login struct {
-	Job       string `json:"job"`        // the id of the job that logs in, or did
-	At        int64  `json:"at"`         // when it began or, once it has ended, ended; Unix seconds
-	Outcome   string `json:"outcome"`    // empty while it is under way; succeeded; else what came back
-	Refusals  int    `json:"refusals"`   // of these credentials in a row
-	RefusedAt int64  `json:"refused_at"` // the last of them; Unix seconds
+// readCache returns the cached token, or the zero cachedToken if there is none for these credentials.
+func (r *run) readCache(ctx context.Context) (cachedToken, error) {
+	var cached cachedToken
+	if err := r.read(ctx, cachePath, &cached); err != nil {
+		return cachedToken{}, err
+	}
+	if cached != r.snow.sealed(cached) {
+		return cachedToken{}, nil
+	}
+	return cached, nil
 }
 
-// readLogins returns the last login with each set of credentials, by their seal.
-func (r *run) readLogins(ctx context.Context) (map[string]login, error) {
-	value, err := r.access(ctx, loginsPath, nil)
-	var logins map[string]login // what is of another type stays empty
-	if _ = json.Unmarshal(value, &logins); logins == nil {
-		logins = make(map[string]login)
-	}
-	return logins, err
+// The failures.
+
+// failure is the latest login with some credentials, if it failed.
+type failure struct {
+	Job      string `json:"job"`
+	Outcome  string `json:"outcome"`
+	At       int64  `json:"at"`       // Unix seconds
+	Hold     int64  `json:"hold"`     // how many seconds other runs wait
+	Refusals int    `json:"refusals"` // since the last successful login
 }
 
-// age is how long ago a time was, by this worker's clock. It is negative if another worker's clock is ahead.
-func age(at int64) time.Duration { return now().Sub(time.Unix(at, 0)) }
-
-// access reads the resource at path, or writes it if there is a value: once more if the network or Windmill itself
-// failed. It returns what was read, in JSON and as it is stored, or nil if there is no such resource.
-func (r *run) access(ctx context.Context, path string, value any) ([]byte, error) {
-	status, body, err := callWindmill(ctx, path, value)
-	if failed := err != nil || status >= 500; failed && ctx.Err() == nil {
-		sleep(pause)
-		status, body, err = callWindmill(ctx, path, value)
+// readFailures returns the failures by the key of their credentials.
+func (r *run) readFailures(ctx context.Context) (map[string]failure, error) {
+	var failures map[string]failure
+	err := r.read(ctx, failuresPath, &failures)
+	if failures == nil { // The resource does not exist, or holds something else.
+		failures = make(map[string]failure)
 	}
-	failing, done := path+" cannot be read", status == http.StatusOK && json.Valid(body)
-	if value != nil {
-		failing, done = path+" cannot be written", status == http.StatusCreated
-	}
-	said, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n") // what follows tells of rights and tokens
-	check := "Windmill's server log, and BASE_INTERNAL_URL"
-	switch {
-	case err != nil:
-		err = cmp.Or(errors.Unwrap(err), err) // a *url.Error repeats the URL
-		return nil, fmt.Errorf("%s: Windmill did not answer (%s). Check BASE_INTERNAL_URL", failing, r.quote(err.Error(), ""))
-	case done:
-		return body, nil
-	case value == nil && status == http.StatusNotFound && strings.HasPrefix(said, "Not found"): // not a gateway's own 404
-		return nil, nil
-	case status == http.StatusOK: // it may hold the token
-		said = "which is no JSON"
-	case strings.HasSuffix(said, "Unauthorized"):
-		check = "WM_TOKEN, the job's token, which Windmill does not accept"
-	case status == 400 || status == 401 || status == 403:
-		check = "that the folder f/ServiceNow exists, and that " + os.Getenv("WM_PERMISSIONED_AS") + " may read and write in it"
-	}
-	return nil, fmt.Errorf("%s: Windmill answered %d, %s. Check %s", failing, status, r.quote(said, `"@=+!?#$&{}|`), check)
+	return failures, err
 }
 
-func callWindmill(ctx context.Context, path string, value any) (int, []byte, error) {
-	windmill, _ := wmill.GetClient() // its error is always nil
-	if value == nil {
-		got, err := windmill.Client.GetResourceValueWithResponse(ctx, windmill.Workspace, path)
-		if err != nil {
-			return 0, nil, err
-		}
-		return got.StatusCode(), got.Body, nil
+// heldBack returns an error if the last login with these credentials forbids another one for now.
+func (r *run) heldBack(last failure) error {
+	failed := fmt.Sprintf("job %s failed at %s: %s", r.quote(last.Job), utc(last.At), r.quote(last.Outcome))
+	// ServiceNow locks a user after five refusals in a row, or three if it counts each one twice (KB0749501).
+	mayLockUser := last.Refusals > 1 && r.snow.Username != ""
+	if mayLockUser && !r.isByHand {
+		return fmt.Errorf("%s. ServiceNow has refused these credentials %d times and may lock the user. "+
+			"Flows and schedules log in again after a run by hand has succeeded, the credentials in the "+
+			"servicenow resource have changed, or you have deleted %s", failed, last.Refusals, failuresPath)
 	}
-	update, state := true, "state" // of this type Windmill keeps no readable history
-	got, err := windmill.Client.CreateResourceWithResponse(ctx, windmill.Workspace,
-		&api.CreateResourceParams{UpdateIfExists: &update}, api.CreateResource{Path: path, ResourceType: state, Value: value})
+	hold := min(last.Hold, refusalHold)
+	if r.isByHand {
+		hold = min(hold, byHandHold)
+	}
+	age := now().Unix() - last.At
+	if age < hold && age > -hold { // The other worker's clock may be ahead.
+		return fmt.Errorf("%s. Run again after %s", failed, utc(last.At+hold))
+	}
+	return nil
+}
+
+func utc(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }
+
+// recordOutcome tells later runs how this run's login ended.
+func (r *run) recordOutcome(ctx context.Context, loginErr error) error {
+	failures, err := r.readFailures(ctx)
 	if err != nil {
-		return 0, nil, err
+		return err
 	}
-	return got.StatusCode(), got.Body, nil
-}
-
-// One login at a time.
-//
-// A run that must log in claims the login: it writes its job's id into the logins (not into the cache: a claim touches
-// no token), and asks only if that still stands there a moment later. All others wait for what comes of its login.
-
-// awaitTurn returns the logins with this run's claim in them when it is to ask ServiceNow, else the record to reuse.
-func (r *run) awaitTurn(ctx context.Context) (map[string]login, record, error) {
-	turn, cancel := context.WithTimeout(ctx, turnLimit)
-	defer cancel()
-	margin := expiryMargin
-	cached, err := r.readCache(turn)
-	if isGood := r.called && cached.remaining() > margin; err != nil || isGood {
-		return nil, cached, err
-	}
-	first, watched, watchedSince := login{}, login{}, r.began
-	for look := 1; now().Sub(r.began) < turnLimit; look++ {
-		logins, err := r.readLogins(turn)
-		if err != nil {
-			return nil, record{}, err
-		}
-		last := logins[r.snow.seal()]
-		if look == 1 {
-			first = last
-		}
-		if r.isAnothers(last) && last != watched {
-			watched, watchedSince = last, now()
-			fmt.Printf("Job %s is logging in: waiting for it.\n", r.quote(last.Job, ""))
-		}
-		if r.isAnothers(last) && now().Sub(watchedSince) < deadAfter {
-			sleep(pause)
-			continue
-		}
-		// A login that ended during this run counts for it: the failure, or the token, be it for its last minute.
-		awaited := last != first && last != (login{})
-		if awaited {
-			margin = 0
-		}
-		justNow := r.called && age(last.At).Abs() < failureStands
-		failed := last.Outcome != "" && last.Outcome != succeeded
-		if failed && (awaited || justNow) {
-			return nil, record{}, fmt.Errorf("job %s has just failed, for this run, too: %s. Its log says what to check",
-				r.quote(last.Job, ""), r.quote(last.Outcome, ""))
-		}
-		if last.Outcome == succeeded && (awaited || r.called) {
-			if cached, err := r.readCache(turn); err != nil || cached.remaining() > margin {
-				return nil, cached, err
-			}
-		}
-		if err := r.heldBack(last); err != nil {
-			return nil, record{}, err
-		}
-		mine := login{Job: r.job, At: now().Unix(), Refusals: last.Refusals, RefusedAt: last.RefusedAt}
-		logins[r.snow.seal()] = mine
-		writing := now()
-		if _, err := r.access(turn, loginsPath, logins); err != nil {
-			return nil, record{}, err
-		}
-		// A job that looked before this write may still write a claim, and takes about as long for it.
-		settling := min(2*now().Sub(writing), turnLimit-now().Sub(r.began))
-		sleep(max(claimPause, settling))
-		claimed, err := r.readLogins(turn)
-		if err != nil { // else others would wait for the claim
-			r.end(ctx, logins, "Windmill failed after the claim", false)
-		}
-		if err != nil || claimed[r.snow.seal()] == mine {
-			return claimed, record{}, err
-		}
-	}
-	return nil, record{}, fmt.Errorf("other jobs have been logging in all the time, the last of them %s", r.quote(watched.Job, ""))
-}
-
-func (r *run) isAnothers(l login) bool {
-	return l.Job != "" && l.Job != r.job && l.Outcome == "" && age(l.At).Abs() < clockSkew
-}
-
-// heldBack returns an error if refusals in a row forbid this run to ask. ServiceNow locks a user after five, or three
-// where it counts one more than once (KB0749501). A person may have mended something, and may ask sooner.
-func (r *run) heldBack(last login) error {
-	byHand, others, rule := time.Minute, 10*time.Minute, "do not ask for 10 minutes"
-	if last.Refusals > 1 {
-		byHand, others, rule = 20*time.Minute, 100*365*24*time.Hour, "do not ask again"
-	}
-	heldFor := map[bool]time.Duration{true: byHand, false: others}[r.byHand]
-	if last.Refusals < 1 || age(last.RefusedAt) >= heldFor {
+	last, hasFailed := failures[r.key]
+	switch {
+	case loginErr != nil:
+		failures[r.key] = r.newFailure(last, loginErr)
+	case hasFailed:
+		delete(failures, r.key)
+	default:
 		return nil
 	}
-	refused := time.Unix(last.RefusedAt, 0).UTC()
-	return fmt.Errorf("it refused these credentials, %d in a row, the last at %s (%s), and a few lock the user. Flows and schedules %s; "+
-		"a run by hand may from %s on. This ends with other credentials in the servicenow resource, a run by hand that succeeds, or "+
-		"when %s is deleted", last.Refusals, refused.Format(time.RFC3339), cmp.Or(r.quote(last.Outcome, ""), "unknown"), rule,
-		refused.Add(byHand).Format(time.RFC3339), loginsPath)
+	return r.write(ctx, failuresPath, failures)
 }
 
-// end puts what came of this run's login in the place of its claim.
-func (r *run) end(ctx context.Context, claimed map[string]login, outcome string, refused bool) {
-	logins, err := r.readLogins(ctx)
-	if err != nil {
-		logins = claimed
+// newFailure describes a failed login that follows the failure last.
+func (r *run) newFailure(last failure, loginErr error) failure {
+	latest := failure{
+		Job:      r.job,
+		Outcome:  loginErr.Error(),
+		At:       now().Unix(),
+		Hold:     failureHold,
+		Refusals: last.Refusals,
 	}
-	last := logins[r.snow.seal()]
-	if refused {
-		last.Refusals, last.RefusedAt = last.Refusals+1, now().Unix()
+	var failed *loginError
+	if !errors.As(loginErr, &failed) { // The login succeeded, but the token could not be stored.
+		return latest
 	}
-	if !r.isAnothers(last) { // else that job took this run for dead, and its claim stays
-		last.Job, last.At, last.Outcome = r.job, now().Unix(), fmt.Sprintf("%.*s", longestQuote, outcome)
+	latest.Outcome = failed.outcome
+	latest.Hold = max(failureHold, failed.retryAfter)
+	if failed.isRefusal {
+		latest.Hold = refusalHold
+		latest.Refusals++
 	}
-	if outcome == succeeded {
-		last.Refusals = 0
+	return latest
+}
+
+// The queue.
+
+// queuedJob is a running job in Windmill's queue.
+type queuedJob struct {
+	ID        string    `json:"id"`
+	Kind      string    `json:"job_kind"`
+	StartedAt time.Time `json:"started_at"` // by the clock of Windmill's database
+}
+
+// startedBefore reports whether job started before other. The IDs decide a tie.
+func (job queuedJob) startedBefore(other queuedJob) bool {
+	if job.StartedAt.Equal(other.StartedAt) {
+		return job.ID < other.ID
 	}
-	logins[r.snow.seal()] = last
-	if _, err := r.access(ctx, loginsPath, logins); err != nil {
-		fmt.Printf("Other runs could not be told what came of this one: %v\n", err)
+	return job.StartedAt.Before(other.StartedAt)
+}
+
+// firstInQueue returns the ID of the job that started first, unless that job cannot log in any more.
+func (r *run) firstInQueue(jobs []queuedJob, waitingSince map[string]time.Time) string {
+	index := slices.IndexFunc(jobs, func(job queuedJob) bool { return job.ID == r.job })
+	if index < 0 { // This job has been cancelled, or it may not see the queue.
+		return r.job
 	}
-	// Windmill has no compare-and-swap: a write at the same moment may have undone this one, and the refusal be forgotten.
-	for wait := claimPause; refused && wait < time.Second && ctx.Err() == nil; wait *= 3 {
-		sleep(wait)
-		logins, err := r.readLogins(ctx)
-		if found := logins[r.snow.seal()]; err == nil && found.Refusals < last.Refusals {
-			found.Refusals, found.RefusedAt = last.Refusals, last.RefusedAt
-			logins[r.snow.seal()] = found
-			_, _ = r.access(ctx, loginsPath, logins)
+	own := jobs[index]
+	first := own
+	for _, job := range jobs {
+		// A deployment of this script has the same path, and so has the flow around a schedule with retries.
+		isOtherKind := job.Kind != own.Kind
+		isDead := own.StartedAt.Sub(job.StartedAt) > runLimit // No run takes longer.
+		since, isWaiting := waitingSince[job.ID]
+		isStuck := isWaiting && now().Sub(since) > stuckAfter
+		if isOtherKind || isDead || isStuck {
+			continue
+		}
+		if job.startedBefore(first) {
+			first = job
 		}
 	}
+	return first.ID
 }
 
-// failure is a login that brought no token.
-type failure struct {
-	outcome string // who was asked and what came back
-	advice  string // what to check
-	refused bool   // ServiceNow did not accept the credentials
-	passing bool   // asking again may help
+// Windmill's API.
+
+// readQueue returns the running jobs that have the path of this script.
+func (r *run) readQueue(ctx context.Context) ([]queuedJob, error) {
+	const action = "read the job queue"
+	path, isRunning := os.Getenv("WM_JOB_PATH"), true
+	params := &api.ListQueueParams{ScriptPathExact: &path, Running: &isRunning}
+	status, body, err := r.call(ctx, action, func() (*http.Response, error) {
+		return r.windmill.Client.ListQueue(ctx, r.windmill.Workspace, params)
+	})
+	if err != nil {
+		return nil, err
+	}
+	var jobs []queuedJob
+	if status != http.StatusOK || json.Unmarshal(body, &jobs) != nil {
+		return nil, r.unexpected(action, status, body)
+	}
+	return jobs, nil
 }
 
-// Error says who was asked, what came back and what to check.
-func (f *failure) Error() string { return f.outcome + ". " + f.advice }
+// read decodes the resource at path into value. It leaves out what is missing or has another type.
+func (r *run) read(ctx context.Context, path string, value any) error {
+	action := "read " + path
+	status, body, err := r.call(ctx, action, func() (*http.Response, error) {
+		return r.windmill.Client.GetResourceValue(ctx, r.windmill.Workspace, path)
+	})
+	if err != nil {
+		return err
+	}
+	if status == http.StatusNotFound && strings.HasPrefix(string(body), "Not found: Resource") {
+		return nil
+	}
+	if status != http.StatusOK || !json.Valid(body) {
+		return r.unexpected(action, status, body)
+	}
+	_ = json.Unmarshal(body, value)
+	return nil
+}
 
-// logIn asks for a token, once more if a gateway or the network failed. Its error is a *failure.
-func (r *run) logIn(ctx context.Context) (record, error) {
+// write stores value in the resource at path.
+func (r *run) write(ctx context.Context, path string, value any) error {
+	action := "write " + path
+	updateIfExists := true
+	params := &api.CreateResourceParams{UpdateIfExists: &updateIfExists}
+	// Windmill keeps no history of resources of the type state.
+	resource := api.CreateResource{Path: path, ResourceType: "state", Value: value}
+	status, body, err := r.call(ctx, action, func() (*http.Response, error) {
+		return r.windmill.Client.CreateResource(ctx, r.windmill.Workspace, params, resource)
+	})
+	if err != nil {
+		return err
+	}
+	if status != http.StatusCreated {
+		return r.unexpected(action, status, body)
+	}
+	return nil
+}
+
+// call sends a request to Windmill, and once more if the network or Windmill itself fails.
+func (r *run) call(
+	ctx context.Context, action string, send func() (*http.Response, error),
+) (status int, body []byte, err error) {
+	status, body, err = receive(send())
+	if (err != nil || isWindmillFault(status, body)) && ctx.Err() == nil {
+		sleep(retryDelay)
+		status, body, err = receive(send())
+	}
+	if err != nil {
+		return 0, nil, fmt.Errorf("could not %s: Windmill did not answer: %s. Check BASE_INTERNAL_URL",
+			action, r.quote(reason(err)))
+	}
+	return status, body, nil
+}
+
+// isWindmillFault reports whether Windmill or its database failed. A missing right is a database error, too.
+func isWindmillFault(status int, body []byte) bool {
+	isDatabaseError := strings.HasPrefix(string(body), "Sql")
+	isMissingRight := strings.Contains(string(body), "row-level security")
+	return status >= 500 || (isDatabaseError && !isMissingRight)
+}
+
+// unexpected describes an answer from Windmill that is not what the script needs, and says what to check.
+func (r *run) unexpected(action string, status int, body []byte) error {
+	text, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n") // More lines list rights and tokens.
+	if status == http.StatusOK {
+		text = "not the expected JSON" // The body may contain the token.
+	}
+	answer := statusLine(status) + ", " + r.quote(strings.TrimRight(text, ".: "))
+	advice := "Check BASE_INTERNAL_URL and Windmill's server log"
+	isDenied := status == 400 || status == 401 || status == 403
+	switch {
+	case isWindmillFault(status, body):
+		// The advice above fits.
+	case strings.HasSuffix(text, "Unauthorized"):
+		advice = "Check WM_TOKEN, which Windmill does not accept"
+	case isDenied:
+		advice = "Check that the folder f/ServiceNow exists and that " + os.Getenv("WM_PERMISSIONED_AS") +
+			" may read and write in it"
+	}
+	return fmt.Errorf("could not %s: Windmill answered %s. %s", action, answer, advice)
+}
+
+// receive reads the answer to a request.
+func receive(response *http.Response, sendErr error) (status int, body []byte, err error) {
+	if sendErr != nil {
+		return 0, nil, sendErr
+	}
+	defer response.Body.Close()
+	if response.StatusCode == http.StatusSwitchingProtocols {
+		return response.StatusCode, nil, nil // The body is an open connection that may never end.
+	}
+	body, err = io.ReadAll(io.LimitReader(response.Body, maxBody))
+	return response.StatusCode, body, err
+}
+
+// reason returns the text of err without the URL that http.Client adds.
+func reason(err error) string {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return "timed out"
+	}
+	var failed *url.Error
+	if errors.As(err, &failed) {
+		return failed.Err.Error()
+	}
+	return err.Error()
+}
+
+// statusLine returns a status with its name, such as "401 Unauthorized".
+func statusLine(status int) string {
+	return strings.TrimSpace(fmt.Sprintf("%d %s", status, http.StatusText(status)))
+}
+
+// ServiceNow's token endpoint.
+
+// loginError says why ServiceNow gave no token, and what to check.
+type loginError struct {
+	outcome     string // who was asked, and what came back
+	advice      string // what to check
+	isRefusal   bool   // ServiceNow did not accept the credentials
+	isTransient bool   // another try may help
+	retryAfter  int64  // how many seconds ServiceNow asks us to wait
+}
+
+func (e *loginError) Error() string { return e.outcome + ". " + e.advice }
+
+// logIn gets a new token. It tries once more after a fault that may pass.
+func (r *run) logIn(ctx context.Context) (cachedToken, error) {
 	ctx, cancel := context.WithTimeout(ctx, loginLimit)
 	defer cancel()
-	fmt.Printf("Asking %s for a token.\n", r.snow.InstanceURL)
-	fresh, failed := r.ask(ctx)
-	if failed != nil && failed.passing && ctx.Err() == nil {
-		fmt.Printf("%s. Asking once more.\n", failed.outcome)
-		sleep(pause)
-		fresh, failed = r.ask(ctx)
+	fmt.Printf("Requesting a token from %s.\n", r.snow.InstanceURL)
+	fresh, failed := r.requestToken(ctx)
+	if failed != nil && failed.isTransient && ctx.Err() == nil {
+		fmt.Printf("%s. Trying once more.\n", failed.outcome)
+		sleep(retryDelay)
+		fresh, failed = r.requestToken(ctx)
 	}
 	if failed != nil {
-		return record{}, failed
+		return cachedToken{}, failed
 	}
-	fmt.Printf("It gave one that is valid for %s.\n", fresh.remaining())
+	fmt.Printf("Received a token that is valid for %s.\n", fresh.lifetime())
 	return fresh, nil
 }
 
-func (r *run) ask(ctx context.Context) (record, *failure) {
-	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {r.snow.ClientID}, "client_secret": {r.snow.ClientSecret}}
-	if r.snow.Username != "" {
-		form["grant_type"], form["username"], form["password"] = []string{"password"}, []string{r.snow.Username}, []string{r.snow.Password}
-	}
-	asked := now() // the lifetime counts from here, so that the answer's way shortens it
-	endpoint := r.snow.InstanceURL + "/oauth_token.do"
-	request, _ := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, strings.NewReader(form.Encode())) // a checked address
-	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	// On a kept connection, or by HTTP/2, Go might send it twice. An http.Client would follow redirects, password and all.
-	noHTTP2 := map[string]func(string, *tls.Conn) http.RoundTripper{}
-	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, TLSNextProto: noHTTP2}
-	response, err := transport.RoundTrip(request)
-	var body []byte
-	if err == nil {
-		defer response.Body.Close()
-		body, err = io.ReadAll(io.LimitReader(response.Body, longestAnswer))
-	}
-	if notOK := response != nil && response.StatusCode != http.StatusOK; err != nil && !notOK { // its status says enough
-		is := func(cause error) bool { return errors.Is(err, cause) }
-		brokenOff := is(syscall.ECONNRESET) || is(syscall.EPIPE) || is(io.EOF) || is(io.ErrUnexpectedEOF)
-		return record{}, &failure{outcome: endpoint + " did not answer (" + r.quote(err.Error(), "") + ")",
-			advice:  "Check instance_url, and this worker's network, DNS, certificates and proxy variables",
-			passing: brokenOff || is(syscall.ECONNREFUSED)}
-	}
-	var answer tokenAnswer
-	_ = json.Unmarshal(body, &answer) // what is no JSON, or of another type, stays as it is
-	r.secrets = append(r.secrets, answer.AccessToken, answer.RefreshToken)
-	isToken := answer.AccessToken != "" && consistsOf(answer.AccessToken, alphanumeric+"-._~+/=") // RFC 6750
-	lifetime, _ := strconv.ParseFloat(fmt.Sprint(cmp.Or(answer.ExpiresIn, any(defaultLifetime))), 64)
-	isLifetime := lifetime >= 1 && lifetime <= 1e9
-	if response.StatusCode != http.StatusOK || answer.Error != nil || !isToken || !isLifetime {
-		return record{}, r.judge(endpoint, response, body, answer)
-	}
-	expiry := asked.Unix() + int64(lifetime)
-	return record{answer.AccessToken, expiry, r.snow.InstanceURL, r.snow.seal(answer.AccessToken, expiry)}, nil
-}
-
-// tokenAnswer is what the token endpoint answers (RFC 6749, sections 5.1 and 5.2), or nearly: any type is met in any.
+// tokenAnswer is the answer of a token endpoint (RFC 6749, sections 5.1 and 5.2).
 type tokenAnswer struct {
 	AccessToken  string `json:"access_token"`
-	RefreshToken string `json:"refresh_token"` // not used, but no error may repeat it
-	ExpiresIn    any    `json:"expires_in"`    // seconds: a number, a quoted one, or nothing
-	Error        any    `json:"error"`         // a code; an object where ServiceNow is busy
-	Description  any    `json:"error_description"`
+	RefreshToken string `json:"refresh_token"` // not used, but no message may contain it
+	ExpiresIn    any    `json:"expires_in"`    // seconds, as a number or in quotes
+	Error        string `json:"error"`
+	Description  string `json:"error_description"`
 }
 
-// judge says what came back in the place of a token, and what to check.
-func (r *run) judge(endpoint string, response *http.Response, body []byte, answer tokenAnswer) *failure {
-	status := response.StatusCode
-	outcome := fmt.Sprintf("%s answered %d %s", endpoint, status, cmp.Or(http.StatusText(status), "(unknown)"))
-	code, _ := answer.Error.(string)
-	description, _ := answer.Description.(string)
-	for _, field := range [][2]string{{"error", code}, {"error_description", description}, {"Retry-After", response.Header.Get("Retry-After")}} {
-		if field[1] != "" {
-			outcome += ", " + field[0] + " " + r.quote(field[1], "")
+// seconds returns the lifetime of the token, or 0 if expires_in makes no sense.
+func (a tokenAnswer) seconds() int64 {
+	if a.ExpiresIn == nil {
+		return defaultLifetime
+	}
+	seconds, err := strconv.ParseFloat(fmt.Sprint(a.ExpiresIn), 64)
+	if err != nil || math.IsNaN(seconds) {
+		return 0
+	}
+	return int64(min(max(seconds, 0), 1e9)) // A time.Duration could not hold many more seconds.
+}
+
+// requestToken asks ServiceNow for a token once.
+func (r *run) requestToken(ctx context.Context) (cachedToken, *loginError) {
+	askedAt := now().Unix() // The lifetime counts from here, in case the answer is slow.
+	response, err := r.post(ctx)
+	status, body, err := receive(response, err)
+	needsBody := status == 0 || status == http.StatusOK // A refusal counts even if its body breaks off.
+	if err != nil && needsBody {
+		return cachedToken{}, &loginError{
+			outcome:     r.snow.InstanceURL + " did not answer: " + r.quote(reason(err)),
+			advice:      "Check instance_url, and this worker's network, DNS, certificates and proxy",
+			isTransient: true,
 		}
 	}
-	answersLogin := status == 200 || status == 400 || status == 401
-	refused := answersLogin && code != "" // a gateway's own 401 is no JSON, and a busy ServiceNow's error an object
-	advice := "That is not what a token endpoint answers: check instance_url, and any gateway or proxy between"
-	switch {
-	case refused && r.snow.Username == "":
-		advice = "Check client_id and client_secret; the OAuth application: active, with a scope and an OAuth Application User; " +
-			"glide.oauth.inbound.client.credential.grant_type.enabled: true; in the instance's system log: Exception on token flow"
-	case refused: // KB0791140, KB1115956
-		advice = "ServiceNow does not say why. Check client_id, client_secret, username and password; the user: active, " +
-			"not locked out, no password reset due, a local password; the OAuth application: active, its scope intact; " +
-			"glide.oauth.inbound.ropc.grant_type.disabled: not true; in the instance's system log: Exception on token flow"
-	case strings.Contains(string(body), "instance-hibernating-page"):
-		advice = "It is the page of a hibernating instance: wake it at developer.servicenow.com"
-	case status/100 == 3:
-		advice = "The redirect was not followed: instance_url must be the instance's own address"
-	case status == 403:
-		advice = "Check the instance's IP address access control, and any gateway before it"
-	case status == 429:
-		advice = "Check what else asks this instance so often"
-	case status >= 500:
-		advice = "The instance or a gateway before it is failing or busy: run again later"
+	var answer tokenAnswer
+	_ = json.Unmarshal(body, &answer) // This leaves out fields of another type.
+	r.secrets = append(r.secrets, answer.AccessToken, answer.RefreshToken)
+	if status != http.StatusOK || answer.Error != "" || !bearerToken.MatchString(answer.AccessToken) {
+		return cachedToken{}, r.explain(response, body, answer)
 	}
-	return &failure{outcome, advice, refused, status == 502 || status == 503 || status == 504}
+	fresh := r.snow.sealed(cachedToken{
+		Token:     answer.AccessToken,
+		ExpiresAt: askedAt + answer.seconds(),
+		Job:       r.job,
+	})
+	if fresh.lifetime() <= 0 {
+		return cachedToken{}, &loginError{
+			outcome:     r.snow.InstanceURL + " sent a token that has already expired",
+			advice:      "Run again",
+			isTransient: true,
+		}
+	}
+	return fresh, nil
 }
 
-// quote returns what others said, unless it may repeat a secret, which escapes of a URL, a form or JSON might hide.
-func (r *run) quote(text, further string) string {
-	hidden := len(text) > longestQuote || !consistsOf(text, alphanumeric+" .,:;'/()[]-_>*"+further)
-	for _, secret := range r.secrets {
-		hidden = hidden || (secret != "" && strings.Contains(strings.ToLower(text), strings.ToLower(secret)))
+// client does not follow redirects, which might send the password elsewhere.
+var client = &http.Client{
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+}
+
+// post sends the credentials to the token endpoint.
+func (r *run) post(ctx context.Context) (*http.Response, error) {
+	form := url.Values{
+		"grant_type":    {"client_credentials"},
+		"client_id":     {r.snow.ClientID},
+		"client_secret": {r.snow.ClientSecret},
 	}
-	if hidden {
-		return "(not repeated here)"
+	if r.snow.Username != "" {
+		form.Set("grant_type", "password")
+		form.Set("username", r.snow.Username)
+		form.Set("password", r.snow.Password)
+	}
+	endpoint, body := r.snow.InstanceURL+"/oauth_token.do", strings.NewReader(form.Encode())
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, body)
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	request.Header.Set("Accept", "application/json")
+	return client.Do(request)
+}
+
+// explain turns an answer without a usable token into an error.
+func (r *run) explain(response *http.Response, body []byte, answer tokenAnswer) *loginError {
+	status := response.StatusCode
+	outcome := fmt.Sprintf("%s answered %s", response.Request.URL, statusLine(status))
+	outcome += r.detail("error", answer.Error)
+	outcome += r.detail("error_description", answer.Description)
+	outcome += r.detail("Retry-After", response.Header.Get("Retry-After"))
+	retryAfter, _ := strconv.ParseInt(response.Header.Get("Retry-After"), 10, 64) // 0 for a date
+	isBusy := status == 502 || status == 503 || status == 504
+	isOAuthRefusal := answer.Error != "" && (status == 200 || status == 400 || status == 401)
+	advice := faultAdvice(status, string(body))
+	if isOAuthRefusal {
+		advice = r.refusalAdvice()
+	}
+	return &loginError{
+		outcome:     outcome,
+		advice:      advice,
+		isRefusal:   isOAuthRefusal || status == 401,
+		isTransient: isBusy && retryAfter == 0,
+		retryAfter:  retryAfter,
+	}
+}
+
+// detail returns a part of an outcome, or nothing if the text is empty.
+func (r *run) detail(name, text string) string {
+	if text == "" {
+		return ""
+	}
+	return ", " + name + " " + r.quote(text)
+}
+
+// refusalAdvice lists the causes of a refusal (KB0791140, KB1115956). ServiceNow does not tell them apart.
+func (r *run) refusalAdvice() string {
+	if r.snow.Username == "" {
+		return "Check client_id and client_secret. " +
+			"The OAuth application must be active, with a scope and an OAuth Application User. " +
+			"The property glide.oauth.inbound.client.credential.grant_type.enabled must be true. " +
+			`Search ServiceNow's system log for "Exception on token flow"`
+	}
+	return "Check client_id, client_secret, username and password. " +
+		"The user must be active and not locked out, with a local password and no password reset due. " +
+		"The OAuth application must be active, with its scope intact. " +
+		"The property glide.oauth.inbound.ropc.grant_type.disabled must not be true. " +
+		`Search ServiceNow's system log for "Exception on token flow"`
+}
+
+// faultAdvice says what to check after an answer that is not an OAuth error.
+func faultAdvice(status int, body string) string {
+	switch {
+	case strings.Contains(body, "instance-hibernating-page"):
+		return "The instance is hibernating. Wake it at developer.servicenow.com"
+	case status/100 == 3:
+		return "The redirect was not followed. Set instance_url to the address of the instance itself"
+	case status == 403:
+		return "Check the instance's IP address access control, and any gateway in between"
+	case status == 429 || status >= 500:
+		return "The instance, or a gateway in between, is busy or failing"
+	default:
+		return "This is not the answer of a token endpoint. Check instance_url, the credentials, " +
+			"and any gateway or proxy in between"
+	}
+}
+
+// quote returns text from outside, or a placeholder if it may contain a secret, plain or encoded.
+func (r *run) quote(text string) string {
+	const hidden = "(hidden: it may contain a secret)"
+	mayEncode := func(c rune) bool {
+		return !unicode.IsLetter(c) && !unicode.IsDigit(c) && !strings.ContainsRune(plainSigns, c)
+	}
+	if text == "" {
+		return "(empty)"
+	}
+	if len(text) > maxQuote || strings.ContainsFunc(text, mayEncode) {
+		return hidden
+	}
+	for _, secret := range r.secrets {
+		if secret != "" && strings.Contains(strings.ToLower(text), strings.ToLower(secret)) {
+			return hidden
+		}
 	}
 	return text
 }

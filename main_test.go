@@ -1,175 +1,215 @@
 package inner
 
 import (
-	"crypto/tls"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
 	"log"
 	"math/rand/v2"
-	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"os"
 	"regexp"
-	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	sn "servicenow-token/local/servicenow"
-	"servicenow-token/local/windmill"
+
+	"servicenow-token/simulator"
+	sn "servicenow-token/simulator/servicenow"
+	"servicenow-token/simulator/windmill"
 )
 
-// The tests call main, in this process, against a local Windmill and a local ServiceNow, and judge by what these
-// were asked, by what the two resources hold, and by what was printed. They stand in main.go's order.
+// The tests call main in this process, in a simulated world with a clock of its own. They check what the two servers
+// were asked, what the resources hold afterwards, and what was printed. They stand in the order of main.go.
 
-// What no log, error or resource may repeat. All three begin alike, so that a search finds a part of one, too.
-const (
-	thePassword = "s3ntinel Pass*word"
-	theSecret   = "s3ntinel-client-secret"
-	theToken    = "s3ntinelWindmillToken"
-)
+// noon is when the clock of a world starts.
+var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-const begin = 1772366400 // when the clock of a world starts: 2026-03-01T12:00:00Z
-var byHand, bySchedule, step = windmill.ByHand, windmill.BySchedule, windmill.StepOfFlow
-
-// world is a Windmill and a ServiceNow for the runs of one test, with a clock of their own.
-type world struct {
-	testing.TB
-	about    string // what each complaint begins with
-	windmill *windmill.Workspace
-	worker   *windmill.Worker
-	instance *sn.Instance
-	snow     servicenow
-	clock    time.Time
-	onSleep  func() // what happens while a run pauses
-	stdout   *os.File
+// The calls of a cold run, in short.
+var coldCalls = []string{
+	"GET cache", "GET queue", "GET cache", "GET failures", "POST failures", "POST cache", "GET failures",
 }
 
-func newWorld(t testing.TB, about ...any) *world {
-	w := &world{TB: t, about: fmt.Sprintf("%.80s", fmt.Sprint(about...)), clock: time.Unix(begin, 0), onSleep: func() {}}
-	w.instance = &sn.Instance{Now: func() time.Time { return now() }, Accounts: map[sn.Account]bool{}}
-	w.windmill = &windmill.Workspace{Name: "acme & co", Users: map[string]windmill.Rights{theToken: {"f/ServiceNow": true}}}
-	w.worker = &windmill.Worker{Workspace: w.windmill, BaseURL: w.serve(w.windmill)}
-	w.snow = servicenow{w.serve(w.instance), "client", theSecret, "svc user", thePassword}
-	w.accept(w.snow, true)
+// world is a simulated world in which main runs.
+type world struct {
+	*simulator.World
+	t       testing.TB
+	clock   time.Time
+	onSleep func() // what happens while a run sleeps
+	snow    servicenow
+	stdout  *os.File
+}
+
+func newWorld(t testing.TB) *world {
+	w := &world{t: t, clock: noon, onSleep: func() {}}
+	w.World = simulator.New(func() time.Time { return w.clock }, t.TempDir(), 1)
+	w.snow = servicenow{
+		InstanceURL:  w.InstanceURL,
+		ClientID:     simulator.Account.ClientID,
+		ClientSecret: simulator.Account.ClientSecret,
+		Username:     simulator.Account.Username,
+		Password:     simulator.Account.Password,
+	}
+	stdout, err := os.Create(t.TempDir() + "/stdout")
+	if err != nil {
+		t.Fatal(err)
+	}
 	realNow, realSleep, realStdout := now, sleep, os.Stdout
-	t.Cleanup(func() { now, sleep, os.Stdout = realNow, realSleep, realStdout; log.SetOutput(os.Stderr) })
+	t.Cleanup(func() {
+		w.Close()
+		stdout.Close()
+		now, sleep, os.Stdout = realNow, realSleep, realStdout
+		log.SetOutput(os.Stderr)
+	})
+	w.stdout = stdout
+	os.Stdout = stdout
 	now = func() time.Time { return w.clock }
-	sleep = func(d time.Duration) { w.clock = w.clock.Add(d); w.onSleep() }
-	w.stdout, _ = os.Create(t.TempDir() + "/log")
-	os.Stdout = w.stdout
+	sleep = func(d time.Duration) {
+		w.clock = w.clock.Add(d)
+		w.onSleep()
+	}
 	return w
 }
 
-// expect complains unless something is as it should be.
-func (w *world) expect(ok bool, complaint string, values ...any) {
-	w.Helper()
-	if !ok {
-		w.Errorf("%s: "+complaint, append([]any{w.about}, values...)...)
-	}
-}
-
-func (w *world) serve(handler http.Handler) (url string) {
-	server := httptest.NewServer(handler)
-	w.Cleanup(server.Close)
-	return server.URL
-}
-
-// accept makes the instance accept the login of snow, or not.
-func (w *world) accept(snow servicenow, accepted bool) {
-	w.instance.Accounts[sn.Account{ClientID: snow.ClientID, ClientSecret: snow.ClientSecret,
-		Username: snow.Username, Password: snow.Password}] = accepted
+// accept makes the instance accept a login, or refuse it.
+func (w *world) accept(snow servicenow, isAccepted bool) {
+	w.ServiceNow.Accounts[sn.Account{
+		ClientID:     snow.ClientID,
+		ClientSecret: snow.ClientSecret,
+		Username:     snow.Username,
+		Password:     snow.Password,
+	}] = isAccepted
 }
 
 // outcome is what came of a run.
 type outcome struct {
-	failure, log string
-	calls        []string // of Windmill, such as "GET cache"
-	logins       int      // requests to ServiceNow
-	took         time.Duration
+	err    string
+	log    string
+	calls  []string // of Windmill, in short
+	logins int      // requests to ServiceNow
+	took   time.Duration
 }
 
-// run runs main as the job of whoever startedBy says, and looks for secrets in all that it left.
+var short = strings.NewReplacer(
+	"resources/get_value/f/ServiceNow/snow_token_", "",
+	"resources/create/f/ServiceNow/snow_token_", "",
+	"jobs/queue/list", "queue",
+)
+
+// run runs main as a job, and searches for secrets in everything that the run leaves behind.
 func (w *world) run(startedBy []string) outcome {
-	w.Helper()
-	for _, setting := range w.worker.Environment(windmill.Job{Token: theToken, Path: "f/ServiceNow/get_token", Env: startedBy}) {
+	w.t.Helper()
+	return w.runJob(simulator.Job(startedBy))
+}
+
+func (w *world) runJob(job windmill.Job) outcome {
+	w.t.Helper()
+	for _, setting := range w.Worker.Environment(job) {
 		name, value, _ := strings.Cut(setting, "=")
 		os.Setenv(name, value)
 	}
-	calls, logins, begun := len(w.windmill.Calls()), w.instance.Requests(), w.clock
-	w.stdout.Truncate(0)
-	w.stdout.Seek(0, io.SeekStart)
+	remove := w.Worker.Enqueue(job)
+	defer remove()
+	calls, logins, began := len(w.Windmill.Calls()), w.Logins(), w.clock
+	offset, _ := w.stdout.Seek(0, io.SeekEnd)
 	log.SetOutput(w.stdout)
 	result, err := main(w.snow)
-	log.Print("s3ntinel, for whatever net/http may log")
+	log.Print(simulator.Sentinel + ": what net/http might log")
 	printed, _ := os.ReadFile(w.stdout.Name())
-	o := outcome{log: string(printed), logins: w.instance.Requests() - logins, took: w.clock.Sub(begun)}
+	got := outcome{log: string(printed[offset:]), logins: w.Logins() - logins, took: w.clock.Sub(began)}
 	if err != nil {
-		o.failure = err.Error()
+		got.err = err.Error()
 	}
-	for _, call := range w.windmill.Calls()[calls:] {
-		o.calls = append(o.calls, strings.Replace(call, "f/ServiceNow/snow_token_", "", 1))
+	if (result == "OK") != (err == nil) {
+		w.t.Errorf("result = %q, error = %q; want OK or an error", result, got.err)
 	}
-	cached := string(w.windmill.Get(cachePath))
-	said := o.log + o.failure + string(w.windmill.Get(loginsPath))
-	repeated := strings.Contains(strings.ToLower(said+cached), "s3ntinel")
-	issued := w.instance.Issued()
-	for _, token := range issued[max(0, len(issued)-6):] { // a run knows no older ones
-		repeated = repeated || strings.Contains(said, token)
+	for _, call := range w.Windmill.Calls()[calls:] {
+		got.calls = append(got.calls, short.Replace(call))
 	}
-	w.expect(!repeated, "a secret is repeated in %q", said+cached)
-	w.expect((result == "OK") == (err == nil), "result = %q, error = %q; want OK or an error", result, o.failure)
-	return o
+	left := got.log + got.err + string(w.Windmill.Get(failuresPath))
+	left += strings.ReplaceAll(string(w.Windmill.Get(cachePath)), fmt.Sprintf("%q", w.Token()), "")
+	if secret := w.SecretIn(left); secret != "" {
+		w.t.Errorf("the run left the secret %q in:\n%s", secret, left)
+	}
+	return got
 }
 
-// check runs main, and compares what came of it: the number of logins, and a part of its error ("" for none).
-func (w *world) check(startedBy []string, logins int, failure string) outcome {
-	w.Helper()
-	o := w.run(startedBy)
-	fits := strings.Contains(o.failure, failure) && (failure == "") == (o.failure == "")
-	w.expect(fits && o.logins == logins, "%d requests to ServiceNow, error %q; want %d, %q\ncalls: %q\nlog: %s",
-		o.logins, o.failure, logins, failure, o.calls, o.log)
-	return o
+// check runs main and compares the number of logins and a part of the error, which is empty for success.
+func (w *world) check(startedBy []string, logins int, err string) outcome {
+	w.t.Helper()
+	got := w.run(startedBy)
+	if got.logins != logins {
+		w.t.Errorf("logins = %d; want %d\ncalls: %q\nlog: %s\nerror: %s", got.logins, logins, got.calls, got.log, got.err)
+	}
+	if !strings.Contains(got.err, err) || (err == "") != (got.err == "") {
+		w.t.Errorf("error = %q; want %q\nlog: %s", got.err, err, got.log)
+	}
+	return got
 }
 
-// cache returns the cached token, and for how many seconds it is valid.
-func (w *world) cache() (token string, left float64) {
-	record := map[string]any{}
-	w.get(cachePath, &record)
-	token, _ = record["token"].(string)
-	expiresAt, _ := record["expires_at"].(float64)
-	return token, expiresAt - float64(w.clock.Unix())
+// cached is the record in the cache.
+func (w *world) cached() cachedToken {
+	var cached cachedToken
+	w.Get(cachePath, &cached)
+	return cached
 }
 
-// hideToken takes the cached token away until it is given back.
-func (w *world) hideToken() (giveBack func()) {
-	record := w.windmill.Get(cachePath)
-	w.windmill.Delete(cachePath)
-	return func() { w.windmill.Set(cachePath, record) }
+// failures is the content of the failures resource.
+func (w *world) failures() map[string]failure {
+	failures := make(map[string]failure)
+	w.Get(failuresPath, &failures)
+	return failures
 }
 
-func (w *world) set(path string, value any) {
-	encoded, _ := json.Marshal(value)
-	w.windmill.Set(path, encoded)
+// store puts a token for these credentials into the cache, as job would.
+func (w *world) store(token string, lifetime time.Duration, job string) {
+	expiresAt := w.clock.Add(lifetime).Unix()
+	w.Set(cachePath, w.snow.sealed(cachedToken{Token: token, ExpiresAt: expiresAt, Job: job}))
 }
 
-func (w *world) get(path string, value any) { _ = json.Unmarshal(w.windmill.Get(path), value) }
+// fail records a failed login with these credentials.
+func (w *world) fail(f failure) { w.Set(failuresPath, map[string]failure{w.snow.seal(): f}) }
 
-// login is the last one with these credentials.
-func (w *world) login() login {
-	logins := map[string]login{}
-	w.get(loginsPath, &logins)
-	return logins[w.snow.seal()]
+// wantEqual compares two values with go-cmp.
+func wantEqual(t testing.TB, what string, got, want any) {
+	t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
+	}
 }
 
-func (w *world) setLogin(l login) { w.set(loginsPath, map[string]login{w.snow.seal(): l}) }
+// answers answers the requests from the nth on, one after the other, and leaves later ones to the simulator. An answer
+// is a status and a body, such as "401 no". Anything else is sent as it is, before the connection ends.
+func answers(n int, all ...string) func(http.ResponseWriter, *http.Request, int) bool {
+	return func(rw http.ResponseWriter, _ *http.Request, request int) bool {
+		if request < n || request >= n+len(all) {
+			return false
+		}
+		answer := all[request-n]
+		status, body, _ := strings.Cut(answer, " ")
+		if code, err := strconv.Atoi(status); err == nil {
+			rw.WriteHeader(code)
+			io.WriteString(rw, body)
+			return true
+		}
+		connection, _, err := http.NewResponseController(rw).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		io.WriteString(connection, answer)
+		connection.Close()
+		return true
+	}
+}
 
-// during lets something happen at the nth request, before its answer.
-func during(n int, do func()) func(http.ResponseWriter, *http.Request, int) bool {
+// before does something when the nth request arrives.
+func before(n int, do func()) func(http.ResponseWriter, *http.Request, int) bool {
 	return func(_ http.ResponseWriter, _ *http.Request, request int) bool {
 		if request == n {
 			do()
@@ -178,716 +218,1063 @@ func during(n int, do func()) func(http.ResponseWriter, *http.Request, int) bool
 	}
 }
 
-// answers answers the requests from the first to the last: with a status, unless it is 0, and these bytes, and then the
-// connection's end; with status -1 by resetting the connection.
-func answers(first, last, status int, text string) func(http.ResponseWriter, *http.Request, int) bool {
-	return func(rw http.ResponseWriter, _ *http.Request, n int) bool {
-		isMeant := n >= first && n <= last
-		if isMeant {
-			connection, _, _ := http.NewResponseController(rw).Hijack()
-			if status < 0 {
-				connection.(*net.TCPConn).SetLinger(0)
-			} else if status > 0 {
-				fmt.Fprintf(connection, "HTTP/1.1 %d x\r\n\r\n", status)
+// many is an answer for more requests than a run sends.
+func many(answer string) []string {
+	return strings.Split(strings.Repeat(answer+"\x00", 200), "\x00")[:200]
+}
+
+// The three uses.
+
+func TestColdRun(t *testing.T) {
+	w := newWorld(t)
+	job := simulator.Job(windmill.ByHand)
+	got := w.runJob(job)
+	wantEqual(t, "calls", got.calls, coldCalls)
+	wantEqual(t, "log", got.log, "Requesting a token from "+w.InstanceURL+".\n"+
+		"Received a token that is valid for 30m0s.\nStored the token in "+cachePath+".\n")
+	if got.logins != 1 || got.took != 0 || got.err != "" {
+		t.Errorf("%d logins in %s, error %q; want one login without a pause", got.logins, got.took, got.err)
+	}
+	if !w.ServiceNow.IsValid(w.Token()) {
+		t.Error("the cache holds no valid token")
+	}
+	wantEqual(t, "the failures", string(w.Windmill.Get(failuresPath)), "{}")
+
+	// Other scripts read this record, so its names, types and seal are pinned here.
+	text := fmt.Sprintf(`[%q,%d,%q,{"instance_url":%q,"client_id":"client","client_secret":%q,"username":"svc user",`+
+		`"password":%q}]`, w.Token(), noon.Unix()+1800, job.ID, w.InstanceURL, w.snow.ClientSecret, w.snow.Password)
+	mac := hmac.New(sha256.New, []byte(w.snow.ClientSecret))
+	mac.Write([]byte(text))
+	var record map[string]any
+	w.Get(cachePath, &record)
+	wantEqual(t, "the record", record, map[string]any{
+		"token":        w.Token(),
+		"expires_at":   float64(noon.Unix() + 1800),
+		"instance_url": w.InstanceURL,
+		"job":          job.ID,
+		"seal":         hex.EncodeToString(mac.Sum(nil)),
+	})
+}
+
+func TestWarmStep(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		left   time.Duration
+		logins int
+	}{
+		{"61 s left", 61 * time.Second, 0},
+		{"60 s left", 60 * time.Second, 1},
+		{"expired", -time.Second, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.store("abc", test.left, "job-0")
+			got := w.check(windmill.StepOfFlow, test.logins, "")
+			if test.logins > 0 {
+				return
 			}
-			io.WriteString(connection, text)
-			connection.Close()
-		}
-		return isMeant
+			wantEqual(t, "calls", got.calls, []string{"GET cache"})
+			wantEqual(t, "log", got.log,
+				"Reusing the token in "+cachePath+". It is valid for another 1m1s at "+w.InstanceURL+".\n")
+		})
 	}
 }
 
-var coldCalls = []string{"GET cache", "GET logins", "POST logins", "GET logins", "POST cache", "GET logins", "POST logins"}
-
-// main.
-
-func TestThreeUses(t *testing.T) {
-	w := newWorld(t)
-	cold := w.check(byHand, 1, "")
-	w.expect(slices.Equal(cold.calls, coldCalls), "calls of a cold run: %q", cold.calls)
-	said := "Asking " + w.snow.InstanceURL + " for a token.\nIt gave one that is valid for 30m0s.\nStored it in " + cachePath + ".\n"
-	w.expect(cold.log == said, "a cold run printed %q", cold.log)
-	token, left := w.cache()
-	w.expect(w.instance.Valid(token) && left == 1800, "token %q for %.0f s; want a valid one for 30 minutes", token, left)
-	w.clock = w.clock.Add(1739 * time.Second)
-	warm := w.check(step, 0, "")
-	w.expect(len(warm.calls) == 1, "calls of a warm step: %q", warm.calls)
-	w.expect(strings.Contains(warm.log, "valid for another 1m1s at "+w.snow.InstanceURL), "a warm step printed %q", warm.log)
-	w.clock = w.clock.Add(time.Second)
-	w.check(step, 1, "")
-	w.clock = w.clock.Add(time.Second)
-	w.check(bySchedule, 1, "")
-	_, left = w.cache()
-	w.expect(left == 1800, "a scheduled run left a token for %.0f s", left)
-	want := login{Job: w.login().Job, At: w.clock.Unix(), Outcome: "OK"}
-	w.expect(w.login() == want && want.Job != "", "login = %+v; want %+v", w.login(), want)
-}
-
-func TestWhoStartedIt(t *testing.T) {
-	sameFlow := []string{"WM_FLOW_JOB_ID=1", "WM_FLOW_PATH=f/ServiceNow/get_token"}
-	agentWorker := []string{"WM_FLOW_JOB_ID=1", "WM_SCHEDULE_PATH=f/x/y", "WM_FLOW_PATH="}
-	for logins, all := range [][][]string{
-		{step, windmill.StepOfScheduledFlow, windmill.ByScript, sameFlow, agentWorker, {"WM_JOB_ID="}},
-		{byHand, bySchedule, windmill.ByScheduleWithRetry},
+func TestWhatStartedIt(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		startedBy []string
+		logins    int
+	}{
+		{"by hand", windmill.ByHand, 1},
+		{"schedule", windmill.BySchedule, 1},
+		{"schedule with retries", windmill.ByScheduleWithRetry, 1},
+		{"step of a flow", windmill.StepOfFlow, 0},
+		{"step of a scheduled flow", windmill.StepOfScheduledFlow, 0},
+		{"called by a script", windmill.ByScript, 0},
 	} {
-		for _, started := range all {
-			w := newWorld(t, started)
-			w.run(byHand)
-			w.check(started, logins, "")
-			w.clock = w.clock.Add(time.Hour) // and whoever it was, nobody asks who may not store
-			w.windmill.Users[theToken] = windmill.Rights{"f/ServiceNow": false}
-			w.check(started, 0, "snow_token_logins cannot be written: Windmill answered 400")
-			w.windmill.Users[theToken] = nil
-			w.check(started, 0, "snow_token_cache cannot be read: Windmill answered 401")
-		}
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.store("abc", 10*time.Minute, "job-0")
+			w.check(test.startedBy, test.logins, "")
+		})
 	}
 }
 
 func TestOutsideWindmill(t *testing.T) {
-	outside := []string{"WM_TOKEN=", "WM_WORKSPACE=", "BASE_INTERNAL_URL=", "WM_JOB_ID="}
+	outside := []string{"WM_TOKEN=", "WM_WORKSPACE=", "BASE_INTERNAL_URL="}
+	t.Run("accepted", func(t *testing.T) {
+		w := newWorld(t)
+		got := w.check(outside, 1, "")
+		if len(got.calls) > 0 || !strings.HasPrefix(got.log, "Not running in Windmill, so the token will not be stored.\n") {
+			t.Errorf("calls: %q, log: %s", got.calls, got.log)
+		}
+	})
+	t.Run("refused", func(t *testing.T) {
+		w := newWorld(t)
+		w.accept(w.snow, false)
+		w.check(outside, 1, "answered 401 Unauthorized")
+	})
+	t.Run("one variable is missing", func(t *testing.T) {
+		newWorld(t).check(outside[2:], 0, "could not read "+cachePath+": Windmill did not answer: unsupported protocol scheme")
+	})
+}
+
+func TestCallsOnTheWire(t *testing.T) {
 	w := newWorld(t)
-	o := w.check(outside, 1, "")
-	w.expect(len(o.calls) == 0 && strings.Contains(o.log, "nothing will be cached"), "calls = %q, log = %q", o.calls, o.log)
-	w.accept(w.snow, false)
-	w.check(outside, 1, "401 Unauthorized")
-	w.check(outside[:1], 0, "sets WM_TOKEN, which is empty")
-	w.check([]string{outside[0], outside[1], "WM_JOB_ID="}, 0, "sets WM_TOKEN, WM_WORKSPACE, which is empty")
-	w.check(outside[:3], 0, "sets WM_TOKEN, WM_WORKSPACE, BASE_INTERNAL_URL, which is empty")
+	type request struct {
+		Method, Path, ContentType, Authorization string
+		Query                                    url.Values
+		Body                                     any
+	}
+	var got []request
+	w.Windmill.Intercept = func(_ http.ResponseWriter, r *http.Request, _ int) bool {
+		var body any
+		_ = json.NewDecoder(r.Body).Decode(&body) // A GET has none.
+		got = append(got, request{
+			Method: r.Method, Path: r.URL.EscapedPath(), Query: r.URL.Query(), Body: body,
+			ContentType: r.Header.Get("Content-Type"), Authorization: r.Header.Get("Authorization"),
+		})
+		return false
+	}
+	w.run(windmill.ByHand)
+	got[5].Body.(map[string]any)["value"] = "a record, which another test pins"
+	const base = "/api/w/acme%20&%20co/"
+	read := func(name string) request {
+		return request{
+			Method: "GET", Path: base + "resources/get_value/f%2FServiceNow%2Fsnow_token_" + name, Query: url.Values{},
+			Authorization: "Bearer " + simulator.JobToken,
+		}
+	}
+	write := func(path string, value any) request {
+		return request{
+			Method: "POST", Path: base + "resources/create", Query: url.Values{"update_if_exists": {"true"}},
+			ContentType: "application/json", Authorization: "Bearer " + simulator.JobToken,
+			Body: map[string]any{"path": path, "resource_type": "state", "value": value},
+		}
+	}
+	queue := request{
+		Method: "GET", Path: base + "jobs/queue/list", Authorization: "Bearer " + simulator.JobToken,
+		Query: url.Values{"script_path_exact": {simulator.ScriptPath}, "running": {"true"}},
+	}
+	wantEqual(t, "requests", got, []request{
+		read("cache"), queue, read("cache"), read("failures"), write(failuresPath, map[string]any{}),
+		write(cachePath, "a record, which another test pins"), read("failures"),
+	})
 }
 
 // The input.
 
 func TestBadInputSendsNothing(t *testing.T) {
-	for change, want := range map[string]string{
-		`{"instance_url": "  "}`: "must have instance_url", `{"client_id": ""}`: "must have instance_url, client_id",
-		`{"client_secret": " \n"}`: "must have instance_url", `{"instance_url": "u:` + thePassword + `@x"}`: "instance_url is not",
-		`{"password": ""}`: "username and password, or neither", `{"username": " "}`: "username and password, or neither",
+	const required = `pass the servicenow resource as "$res:" followed by its path`
+	const both = "set both username and password"
+	for _, test := range []struct{ name, change, want string }{
+		{"no instance_url", `{"instance_url": "  "}`, required},
+		{"no client_id", `{"client_id": ""}`, required},
+		{"no client_secret", `{"client_secret": " \n"}`, required},
+		{"no password", `{"password": ""}`, both},
+		{"a line break as password", `{"password": "\r\n"}`, both},
+		{"no username", `{"username": " "}`, both},
+		{"a password as address", `{"instance_url": "u:` + simulator.Sentinel + `@x"}`, "instance_url must be an address"},
 	} {
-		w := newWorld(t, change)
-		_ = json.Unmarshal([]byte(change), &w.snow)
-		o := w.check(byHand, 0, want)
-		w.expect(len(o.calls) == 0, "calls = %q; want none", o.calls)
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t)
+			_ = json.Unmarshal([]byte(test.change), &w.snow)
+			got := w.check(windmill.ByHand, 0, test.want)
+			wantEqual(t, "calls", got.calls, []string(nil))
+		})
 	}
+	t.Run("an object in place of the resource", func(t *testing.T) {
+		w := newWorld(t)
+		w.snow = servicenow{}
+		w.check(windmill.ByHand, 0, required)
+	})
 }
 
-const dev = "https://dev12345.service-now.com"
+var addresses = []struct{ name, given, want string }{
+	{"a URL", "https://dev12345.service-now.com", "https://dev12345.service-now.com"},
+	{"slashes at the end", "https://dev12345.service-now.com//", "https://dev12345.service-now.com"},
+	{"capitals", "HTTPS://DEV12345.Service-Now.com", "https://dev12345.service-now.com"},
+	{"a host", "dev12345.service-now.com", "https://dev12345.service-now.com"},
+	{"a name", "dev12345", "https://dev12345.service-now.com"},
+	{"a name and a slash", "acme-dev/", "https://acme-dev.service-now.com"},
+	{"a page", "https://dev12345.service-now.com/nav_to.do?uri=home.do#x", "https://dev12345.service-now.com"},
+	{"a page without scheme", "dev12345.service-now.com/now/nav/ui/home", "https://dev12345.service-now.com"},
+	{"any path at ServiceNow", "https://agency.servicenowservices.com/a/b", "https://agency.servicenowservices.com"},
+	{"a page of a custom domain", "https://it.example.com/nav_to.do?uri=home.do", "https://it.example.com"},
+	{"a new page of a custom domain", "https://it.example.com/now/nav/ui/home", "https://it.example.com"},
+	{"a similar domain", "https://xservice-now.com/snow", "https://xservice-now.com/snow"},
+	{"a gateway", "https://gw.example.com/snow/?", "https://gw.example.com/snow"},
+	{"a gateway without a domain", "https://gateway/snow", "https://gateway/snow"},
+	{"a gateway's endpoint", "https://gw.example.com/snow/oauth_token.do", "https://gw.example.com/snow"},
+	{"a gateway's endpoint and a slash", "https://gw.example.com/snow/oauth_token.do/", "https://gw.example.com/snow"},
+	{"an instance's endpoint", "https://it.example.com/oauth_token.do", "https://it.example.com"},
+	{"an escaped path", "gw.example.com:8443/a%2Fb", "https://gw.example.com:8443/a%2Fb"},
+	{"a port", "https://gateway:8443", "https://gateway:8443"},
+	{"an IP address", "https://192.0.2.1", "https://192.0.2.1"},
+	{"an IPv6 address", "https://[2001:db8::1]:8443/x", "https://[2001:db8::1]:8443/x"},
+	{"HTTP on loopback", "http://127.0.0.1:8080", "http://127.0.0.1:8080"},
+	{"HTTP on localhost", "http://LOCALHOST:8080", "http://localhost:8080"},
 
-var addresses = []struct{ given, want string }{
-	{dev + "//", dev}, {"HTTPS://DEV12345.Service-Now.com", dev}, {"dev12345.service-now.com", dev}, {"dev12345", dev},
-	{"dev12345.service-now.com/now/nav/ui/home", dev}, {dev + "/nav_to.do?uri=home.do#x", dev}, {dev + ":443/nav_to.do", dev + ":443"},
-	{"acme-dev/", "https://acme-dev.service-now.com"}, {"https://xservice-now.com/snow", "https://xservice-now.com/snow"},
-	{"https://agency.servicenowservices.com/any/path", "https://agency.servicenowservices.com"},
-	{"https://it.example.com/nav_to.do?uri=home.do", "https://it.example.com"}, {"https://a_b.example.com", "https://a_b.example.com"},
-	{"https://gw.example.com/snow/?", "https://gw.example.com/snow"}, {"https://gateway/snow", "https://gateway/snow"},
-	{"gw.example.com:8443/a%2Fb", "https://gw.example.com:8443/a%2Fb"}, {"https://gateway:8443", "https://gateway:8443"},
-	{"https://192.0.2.1", "https://192.0.2.1"}, {"localhost:8080", "https://localhost:8080"},
-	{"https://[2001:db8::1]:8443/x", "https://[2001:db8::1]:8443/x"}, {"http://127.0.0.1:8080", "http://127.0.0.1:8080"},
-	{"http://[::1]:8080", "http://[::1]:8080"}, {"http://LOCALHOST:8080", "http://localhost:8080"}, {"localhost/x", "https://localhost/x"}, {"localhost", "https://localhost"},
-
-	{"/", ""}, {"https://:443", ""}, {".service-now.com", ""}, {"---", ""}, {"-dev12345", ""}, {"_dev12345", ""},
-	{"https://[::]", ""}, {"https:/dev1.example.com", ""}, {"https:dev12345", ""}, {dev + ":", ""}, {dev + ":https", ""},
-	{dev + `\.example.com`, ""}, {"gateway:8443", ""}, {"gateway/snow", ""}, {"http://dev1.example.com", ""},
-	{"http://localhost.example.com", ""}, {"ftp://localhost", ""}, {"https://gw.example.com/snow?x=1", ""},
-	{"https://gw.example.com/#top", ""}, {"https://gw.example.com/a@b", ""}, {"https://gw.example.com//a", ""},
-	{"https://gw.example.com/a%4", ""}, {"admin:x@dev12345", ""}, {"https://admin:12/34@dev1.example.com", ""},
-	{"https://dev\n12345", ""}, {"https://dev%2e12345", ""}, {"https://des\u212a.service-now.com", ""},
-	{"https://[fe80::1%25eth0]", ""}, {"https://gw.example.com/a%40\xc0", ""},
+	{"only a slash", "/", ""},
+	{"no host", "https://:443", ""},
+	{"no name", ".service-now.com", ""},
+	{"only hyphens", "---", ""},
+	{"one slash", "https:/dev1.example.com", ""},
+	{"no colon", "https//dev12345", ""},
+	{"no slashes", "https:dev12345", ""},
+	{"a port that is no number", "https://dev12345.service-now.com:https", ""},
+	{"a backslash", `https://dev12345.service-now.com\.example.com`, ""},
+	{"a name and a port", "gateway:8443", ""},
+	{"a name and a path", "gateway/snow", ""},
+	{"HTTP", "http://dev12345.service-now.com", ""},
+	{"HTTP on a similar host", "http://localhost.example.com", ""},
+	{"another scheme", "ftp://localhost", ""},
+	{"a user", "https://admin:x@dev12345.service-now.com", ""},
+	{"a user without scheme", "admin:x@dev12345", ""},
+	{"an @ in a path", "https://gw.example.com/a@b", ""},
+	{"a password with a slash", "https://admin:12/34@dev1.example.com", ""},
+	{"a line break", "https://dev\n12345", ""},
+	{"an escaped host", "https://dev%2e12345", ""},
+	{"a Kelvin sign", "https://des\u212a.service-now.com", ""},
+	{"an IPv6 zone", "https://[fe80::1%25eth0]", ""},
+	{"a broken escape", "https://gw.example.com/a%4", ""},
 }
 
 func TestInstanceAddress(t *testing.T) {
 	for _, test := range addresses {
-		if got, ok := instanceAddress(test.given); ok != (test.want != "") || ok && got != test.want {
-			t.Errorf("instanceAddress(%q) = %q, %t; want %q", test.given, got, ok, test.want)
-		}
+		t.Run(test.name, func(t *testing.T) {
+			got, ok := instanceAddress(test.given)
+			if got != test.want || ok != (test.want != "") {
+				t.Errorf("instanceAddress(%q) = %q, %t; want %q", test.given, got, ok, test.want)
+			}
+		})
 	}
 }
 
-// FuzzInstanceAddress: an address is safe, has no user, query or fragment, has a host that was given, and stays as it is.
+// FuzzInstanceAddress: an address is safe, names a host that was given, and stays as it is.
 func FuzzInstanceAddress(f *testing.F) {
 	for _, test := range addresses {
 		f.Add(test.given)
 	}
-	safe := regexp.MustCompile(`^(https://|http://(localhost|127\.0\.0\.1|\[::1\])(:|/|$))[^@?#]*$`)
-	foreign := strings.NewReplacer("\u212a", "?", "\u0130", "?") // of which strings.ToLower makes a k and an i
+	safe := regexp.MustCompile(`^(https://|http://(localhost|127\.0\.0\.1)(:|/|$))[^@?#]*$`)
 	f.Fuzz(func(t *testing.T, given string) {
 		address, ok := instanceAddress(given)
 		if !ok {
 			return
 		}
-		parsed, err := url.Parse(address + "/oauth_token.do")
 		again, _ := instanceAddress(address)
-		if err != nil || parsed.Host == "" || !safe.MatchString(address) || again != address {
-			t.Fatalf("instanceAddress(%q) = %q, of which it makes %q: %v", given, address, again, err)
+		parsed, err := url.Parse(address + "/oauth_token.do")
+		if err != nil || !safe.MatchString(address) || again != address {
+			t.Fatalf("instanceAddress(%q) = %q, which becomes %q: %v", given, address, again, err)
 		}
-		if !strings.Contains(strings.ToLower(foreign.Replace(given)), strings.TrimSuffix(parsed.Hostname(), ".service-now.com")) {
+		if !strings.Contains(strings.ToLower(given), strings.TrimSuffix(parsed.Hostname(), ".service-now.com")) {
 			t.Errorf("instanceAddress(%q) = %q, a host that nobody named", given, address)
 		}
 	})
 }
 
-// The two resources.
+// The cache.
 
-func TestClientOnTheWire(t *testing.T) {
-	w := newWorld(t)
-	type request struct{ Method, URL, ContentType, Authorization, Body string }
-	var got []request
-	w.windmill.Fault = func(_ http.ResponseWriter, r *http.Request, _ int) bool {
-		body, _ := io.ReadAll(r.Body)
-		r.Body = io.NopCloser(strings.NewReader(string(body)))
-		got = append(got, request{r.Method, r.RequestURI, r.Header.Get("Content-Type"), r.Header.Get("Authorization"), string(body)})
-		return false
-	}
-	w.setLogin(login{Job: "job-0", Refusals: 1, RefusedAt: 5})
-	w.run([]string{"WM_JOB_ID=job-1"})
-	token, _ := w.cache()
-	const resources = "/api/w/acme%20&%20co/resources/"
-	read := request{"GET", resources + "get_value/f%2FServiceNow%2Fsnow_token_cache", "", "Bearer " + theToken, ""}
-	write := request{"POST", resources + "create?update_if_exists=true", "application/json", "Bearer " + theToken,
-		`{"path":"f/ServiceNow/snow_token_cache","resource_type":"state","value":` + fmt.Sprintf(
-			`{"token":%q,"expires_at":%d,"instance_url":%q,"seal":%q}}`, token, begin+1800, w.snow.InstanceURL, w.snow.seal(token, begin+1800))}
-	claim := write
-	claim.Body = `{"path":"f/ServiceNow/snow_token_logins","resource_type":"state","value":` + fmt.Sprintf(
-		`{%q:{"job":"job-1","at":%d,"outcome":"","refusals":1,"refused_at":5}}}`, w.snow.seal(), begin)
-	diff := cmp.Diff([]request{read, claim, write}, []request{got[0], got[2], got[4]})
-	w.expect(diff == "", "reading the cache, claiming the login and writing the cache (-want +got):\n%s", diff)
-}
-
-func TestCachedRecord(t *testing.T) {
-	for logins, tests := range [][]struct{ snow, record string }{ // what changes of the credentials and of the record
-		{{"", ""}, {`{"instance_url": " SAME/ "}`, ""}},
-		{
-			{`{"password": "x"}`, ""}, {`{"username": "x"}`, ""}, {`{"client_id": "x"}`, ""}, {`{"client_secret": "x"}`, ""},
-			{`{"username": "", "password": ""}`, ""}, {`{"client_id": "clients", "username": "vc user"}`, ""}, // cut otherwise
-			{`{"instance_url": "OTHER"}`, ""}, {`{"instance_url": "OTHER"}`, `{"instance_url": "OTHER"}`},
-			{"", `{"instance_url": "OTHER"}`}, {"", `{"token": "planted"}`}, {"", `{"token": "$var:f/x/y"}`},
-			{"", `{"token": null, "Token": "TOKEN"}`}, {"", `{"expires_at": 1772371800}`}, {"", `{"expires_at": 1772368200.5}`},
-			{"", `{"seal": 5}`}, {"", `{"seal": "` + strings.Repeat("0", 64) + `"}`},
-			{"", `{"seal": null, "instance_url": null, "expires_at": 1772368200.5}`}, // the last: of the Python script
-		},
+func TestWhoseTokenIsReused(t *testing.T) {
+	for _, test := range []struct {
+		name       string
+		snow       string // a change of the credentials
+		record     string // a change of the record
+		isReusable bool
+	}{
+		{"the same credentials", `{}`, `{}`, true},
+		{"the same instance, written otherwise", `{"instance_url": " SAME/ "}`, `{}`, true},
+		{"another password", `{"password": "x"}`, `{}`, false},
+		{"another user", `{"username": "x"}`, `{}`, false},
+		{"another client", `{"client_id": "x"}`, `{}`, false},
+		{"another secret", `{"client_secret": "x"}`, `{}`, false},
+		{"no user", `{"username": "", "password": ""}`, `{}`, false},
+		{"a letter moved between fields", `{"client_id": "clients", "username": "vc user"}`, `{}`, false},
+		{"another instance", `{"instance_url": "OTHER"}`, `{}`, false},
+		{"another instance in both", `{"instance_url": "OTHER"}`, `{"instance_url": "OTHER"}`, false},
+		{"another instance in the record", `{}`, `{"instance_url": "OTHER"}`, false},
+		{"another token", `{}`, `{"token": "planted"}`, false},
+		{"a secret variable", `{}`, `{"token": "$var:f/x/y"}`, false},
+		{"a token that is no text", `{}`, `{"token": {}}`, false},
+		{"a later expiry", `{}`, `{"expires_at": 1772371800}`, false},
+		{"another job", `{}`, `{"job": "x"}`, false},
+		{"no job", `{}`, `{"job": null}`, false},
+		{"another seal", `{}`, `{"seal": "` + strings.Repeat("0", 64) + `"}`, false},
+		{"a seal that is no text", `{}`, `{"seal": 5}`, false},
+		{"the Python script's record", `{}`, `{"seal": null, "job": null, "instance_url": null}`, false},
 	} {
-		for _, test := range tests {
-			w := newWorld(t, test)
-			w.run(byHand)
-			w.windmill.Delete(loginsPath)
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.store("abc", 10*time.Minute, "job-0")
+			actual := strings.NewReplacer("OTHER", w.Serve(w.ServiceNow), "SAME", strings.ToUpper(w.InstanceURL))
 			record := map[string]any{}
-			w.get(cachePath, &record)
-			actual := strings.NewReplacer("OTHER", w.serve(w.instance), "SAME", "HTTP"+w.snow.InstanceURL[4:], "TOKEN", record["token"].(string))
+			w.Get(cachePath, &record)
 			_ = json.Unmarshal([]byte(actual.Replace(test.record)), &record)
-			w.set(cachePath, record)
+			w.Set(cachePath, record)
 			_ = json.Unmarshal([]byte(actual.Replace(test.snow)), &w.snow)
 			w.accept(w.snow, true)
-			o := w.check(step, logins, "")
-			w.expect(len(o.calls) == 1+6*logins, "calls = %q", o.calls)
-		}
-	}
-	for _, planted := range []string{"null", "5", `"$var:f/x/y"`, "[]", `{"token":{}}`} {
-		w := newWorld(t, planted)
-		w.set(cachePath, json.RawMessage(planted))
-		w.set(loginsPath, json.RawMessage(planted))
-		w.check(step, 1, "")
-	}
-}
-
-func TestFaultsOfWindmill(t *testing.T) {
-	const html, folder = "<html>\nbusy</html>", ". Check that the folder f/ServiceNow exists, and that u/user may read and write in it"
-	const rls = `SqlErr: error returned from database: new row violates row-level security policy for table "resource" @resources.rs:872:5`
-	for _, test := range []struct {
-		status int // 0: the connection breaks off
-		body   string
-		times  int // 2 is once more than a run asks again
-		want   string
-	}{
-		{502, html, 1, ""}, {500, "busy", 1, ""}, {0, "", 1, ""},
-		{502, html, 2, "answered 502, (not repeated here). Check Windmill's server log"},
-		{200, html, 1, "answered 200, which is no JSON. Check"}, {200, `{"token":"abc`, 1, "answered 200, which is no JSON. Check"},
-		{500, `{"=+!?#$&|":1}`, 2, `answered 500, {"=+!?#$&|":1}. Check`}, {500, "?" + theToken, 2, "answered 500, (not repeated here)"},
-		{0, "", 2, "did not answer (EOF). Check BASE_INTERNAL_URL"}, {0, theToken + "\r\n\r\n", 2, "did not answer ((not repeated"},
-		{401, "Not authorized: Unauthorized\n" + theToken[:10], 1, "answered 401, Not authorized: Unauthorized. Check WM_TOKEN"},
-		{401, "Not authorized: You don't have access", 1, "answered 401, Not authorized: You don't have access" + folder},
-		{400, rls, 1, "answered 400, " + rls + folder}, {403, "Permission denied: x", 1, "answered 403, Permission denied: x" + folder},
-		{404, "Not found: x", 1, "answered 404, Not found: x. Check Windmill's"}, {404, html, 1, "answered 404, (not repeated here)"},
-	} {
-		for call := 1; call <= len(coldCalls); call++ {
-			method, which, _ := strings.Cut(coldCalls[call-1], " ")
-			if test.body == "Not found: x" && method == "GET" {
-				continue // there is no such resource
-			}
-			w := newWorld(t, test, " at call ", call, ", ", coldCalls[call-1])
-			w.set(cachePath, map[string]any{"token": "of the Python script", "expires_at": 1.5})
-			last := call + test.times - 1
-			if test.status == 0 && test.body == "" && call > 1 && method == "GET" {
-				last++ // on a kept connection Go itself asks again
-			}
-			w.windmill.Fault = answers(call, last, test.status, test.body)
-			verb := map[string]string{"GET": "read", "POST": "written"}[method]
-			fault := fmt.Sprintf("f/ServiceNow/snow_token_%s cannot be %s: Windmill %s", which, verb, test.want)
-			asked, failure, fatal := 1, "", test.want != ""
-			switch {
-			case fatal && call < 5:
-				asked, failure = 0, "ServiceNow was not asked: "+fault
-			case fatal && call == 5: // after that the token is stored
-				failure = fault
-			}
-			o, l := w.check(bySchedule, asked, failure), w.login()
-			w.expect(fatal || o.took >= 1300*time.Millisecond, "took %s; want a second more than the claim", o.took)
-			w.expect((l.Outcome == "OK") == (!fatal || call == 6) && l.Refusals == 0, "login = %+v", l)
-			w.expect(!fatal || call != 4 || l.Outcome == "Windmill failed after the claim", "the claim is left: %+v", l)
-			w.expect(!fatal || call != 5 || strings.HasSuffix(l.Outcome, "cannot be written"), "login = %+v", l)
-			w.expect(strings.Contains(o.log, "could not be told what came of this one: "+fault) == (fatal && call == 7), "log = %q", o.log)
-			token, _ := w.cache()
-			w.expect(o.failure == "" || token == "of the Python script", "a run that failed left the token %q", token)
-		}
-	}
-}
-
-// One login at a time.
-
-func TestAnotherJobsLogin(t *testing.T) {
-	ends := func(outcome string) func(*login) { return func(l *login) { l.Outcome = outcome } }
-	underWay := func(at int64) login { return login{Job: "other", At: at} }
-	failed := func(at int64) login { return login{Job: "other", At: at, Outcome: "answered 503"} }
-	// A run finds first, whose time counts from then; every 3 s then changes it. A token is valid for so many seconds from
-	// the start. The run takes so many seconds.
-	try := func(about string, started []string, first login, valid time.Duration, then func(*login), took, logins int, failure string) {
-		w := newWorld(t, about)
-		w.run(byHand)
-		giveBack := w.hideToken()
-		w.clock = w.clock.Add((1800 - valid) * time.Second).Truncate(time.Second)
-		first.At += w.clock.Unix()
-		w.setLogin(first)
-		next := w.clock.Add(3 * time.Second)
-		w.onSleep = func() {
-			l := w.login()
-			if w.clock.Before(next) || l.Job != first.Job || then == nil {
+			if test.isReusable {
+				w.check(windmill.StepOfFlow, 0, "")
 				return
 			}
-			next = w.clock.Add(3 * time.Second)
-			if then(&l); l.Outcome == "OK" {
-				giveBack()
+			w.check(windmill.StepOfFlow, 1, "")
+			if w.cached().Token == "abc" {
+				t.Error("the cache was not replaced")
 			}
-			w.setLogin(l)
-		}
-		o := w.check(started, logins, failure)
-		w.expect(int(o.took.Seconds()) == took, "took %s; want %d s", o.took, took)
-		w.expect(strings.Contains(o.log, " is logging in") == (took > 0) && !strings.Contains(o.log, "<"), "log = %q", o.log)
-	}
-	try("brings a token", byHand, underWay(0), 600, ends("OK"), 3, 0, "")
-	try("brings a token for its last minute", step, underWay(0), 10, ends("OK"), 3, 0, "")
-	try("brings a token that is gone at once", byHand, underWay(0), 3, ends("OK"), 3, 1, "")
-	try("fails", byHand, underWay(0), 0, ends("x answered 503"), 3, 0, "job other has just failed, for this run, too: x answered 503. Its log says")
-	try("is planted", byHand, login{Job: "<"}, 0, ends("<"), 3, 0, "job (not repeated here) has just failed, for this run, too: (not repeated here)")
-	try("is gone", byHand, underWay(0), 0, func(l *login) { *l = login{} }, 3, 1, "")
-	try("never ends", byHand, underWay(0), 0, nil, 24, 1, "")
-	try("began 4 minutes ago by its clock", step, underWay(-240), 0, nil, 24, 1, "")
-	try("begins in 4 minutes by its clock", step, underWay(240), 0, nil, 24, 1, "")
-	try("began 299 s ago", step, underWay(-299), 0, nil, 1, 1, "")
-	try("begins in 301 s", step, underWay(301), 0, nil, 0, 1, "")
-	try("is followed by one that never ends", byHand, underWay(0), 0, func(l *login) { l.Job = "third" }, 27, 1, "")
-	try("is followed by others", byHand, underWay(0), 0, func(l *login) { l.At++ }, 30, 0, "all the time, the last of them other")
-	try("is followed by planted ones", byHand, login{Job: "<"}, 0, func(l *login) { l.At++ }, 30, 0, "last of them (not repeated")
-	try("failed 4 s ago", step, failed(-4), 0, nil, 0, 0, "answered 503")
-	try("failed 5 s ago", step, failed(-5), 0, nil, 0, 1, "")
-	try("failed in 4 s", step, failed(4), 0, nil, 0, 0, "answered 503")
-	try("failed in 5 s", step, failed(5), 0, nil, 0, 1, "")
-	try("failed 4 s ago, which is nothing to a person", byHand, failed(-4), 0, nil, 0, 1, "")
-	try("was refused, and is planted", bySchedule, login{Outcome: "<", Refusals: 2}, 0, nil, 0, 0, "(not repeated here)), and a few")
-	try("was refused, and killed", bySchedule, login{Job: "other", At: -300, Refusals: 2}, 0, nil, 0, 0, "(unknown), and a few")
-	try("has no job", byHand, login{}, 0, nil, 0, 1, "")
-	try("succeeded an hour ago", step, login{Job: "other", At: -3600, Outcome: "OK"}, 0, nil, 0, 1, "")
-}
-
-func TestTokenThatAnotherJobHasJustStored(t *testing.T) {
-	for logins, started := range [][]string{step, byHand} {
-		w := newWorld(t, started)
-		w.run(byHand)
-		w.windmill.Fault = during(len(coldCalls)+2, w.hideToken()) // after the run's first read of the cache
-		w.check(started, logins, "")
-	}
-	w := newWorld(t, "which cannot be read")
-	w.run(byHand)
-	w.hideToken()
-	w.windmill.Fault = answers(len(coldCalls)+3, len(coldCalls)+4, 502, "")
-	w.check(step, 0, "f/ServiceNow/snow_token_cache cannot be read")
-}
-
-func TestClaimThatAnotherJobReplaces(t *testing.T) {
-	w := newWorld(t)
-	w.run(byHand)
-	giveBack := w.hideToken()
-	w.onSleep = func() { // after the run's claim, and while it waits
-		l := login{Job: "other", At: w.clock.Unix()}
-		if w.login().Job == "other" {
-			giveBack()
-			l.Outcome = "OK"
-		}
-		w.setLogin(l)
-	}
-	o := w.check(byHand, 0, "")
-	w.expect(strings.Contains(o.log, "Job other is logging in") && strings.Contains(o.log, "Reused the token"), "log = %q", o.log)
-}
-
-func TestClaimIsReadAfterTwiceTheTimeThatItTook(t *testing.T) {
-	for write, pause := range map[time.Duration]time.Duration{
-		time.Millisecond: 300 * time.Millisecond, 2 * time.Second: 4 * time.Second, 20 * time.Second: 10 * time.Second,
-	} {
-		w := newWorld(t, write)
-		w.windmill.Fault = during(3, func() { w.clock = w.clock.Add(write) })
-		o := w.check(byHand, 1, "")
-		w.expect(o.took == write+pause, "the claim was read %s later; want %s", o.took-write, pause)
+		})
 	}
 }
 
-func TestRunThatWasTakenForDead(t *testing.T) {
-	for accepted, want := range map[bool]login{true: {"other", begin, "", 0, 5}, false: {"other", begin, "", 2, begin}} {
-		w := newWorld(t, accepted)
-		w.accept(w.snow, accepted)
-		w.instance.Fault = during(1, func() { w.setLogin(login{"other", begin, "", 1, 5}) })
-		o := w.run(byHand)
-		token, _ := w.cache()
-		w.expect((o.failure == "") == accepted && w.instance.Valid(token) == accepted, "error %q, token %q", o.failure, token)
-		w.expect(w.login() == want, "the other job's claim became %+v; want %+v", w.login(), want)
+func TestCacheThatIsNoRecord(t *testing.T) {
+	for _, content := range []string{`null`, `5`, `"$var:f/x/y"`, `[]`, `{}`, `{"token":{},"expires_at":"x"}`} {
+		t.Run(content, func(t *testing.T) {
+			w := newWorld(t)
+			w.Set(cachePath, json.RawMessage(content))
+			w.check(windmill.StepOfFlow, 1, "")
+		})
 	}
-	w := newWorld(t, "all claims are gone")
-	w.instance.Fault = during(1, func() { w.windmill.Delete(loginsPath) })
-	w.check(byHand, 1, "")
-	w.expect(w.login().Job != "" && w.login().Outcome == "OK", "login = %+v", w.login())
 }
+
+func TestFailedLoginLeavesTheCacheAlone(t *testing.T) {
+	for _, answer := range []string{"401 no", "503 busy", "200 <html>", ""} {
+		t.Run("answer "+answer, func(t *testing.T) {
+			w := newWorld(t)
+			w.Set(cachePath, json.RawMessage(`{"token": "of the Python script", "expires_at": 1772366400.5}`))
+			before := string(w.Windmill.Get(cachePath))
+			w.ServiceNow.Intercept = answers(1, answer, answer)
+			w.run(windmill.BySchedule)
+			wantEqual(t, "the cache", string(w.Windmill.Get(cachePath)), before)
+		})
+	}
+}
+
+// The failures.
 
 func TestHeldBack(t *testing.T) {
+	refused := func(refusals int) failure {
+		return failure{Job: "job-0", Outcome: "HOST answered 401", At: noon.Unix(), Hold: 600, Refusals: refusals}
+	}
+	failed := failure{Job: "job-0", Outcome: "HOST answered 503", At: noon.Unix(), Hold: 5}
+	told := failure{Job: "job-0", Outcome: "HOST answered 429", At: noon.Unix(), Hold: 60}
+	planted := failure{Job: "<#>", Outcome: "100 %", At: noon.Unix(), Hold: 1 << 60}
+	after503 := failure{Job: "job-1", Outcome: "HOST answered 503", At: noon.Unix(), Hold: 5, Refusals: 2}
+	const hand, schedule, step = "hand", "schedule", "step"
+	const job0 = "job job-0 failed at 2026-03-01T12:00:00Z: HOST answered "
+	const locked = "ServiceNow has refused these credentials 2 times and may lock the user. Flows and schedules log in"
 	for _, test := range []struct {
-		refusals int
-		started  []string
-		after    time.Duration
-		held     string // a part of the error; "" if the run asks
+		name      string
+		last      failure
+		startedBy string
+		after     time.Duration
+		want      string // a part of the error, or nothing if the run logs in
 	}{
-		{1, byHand, 59 * time.Second, "a run by hand may from 2026-03-01T12:01:00Z on"}, {1, byHand, time.Minute, ""},
-		{1, bySchedule, 599 * time.Second, "1 in a row, the last at 2026-03-01T12:00:00Z"}, {1, bySchedule, 600 * time.Second, ""},
-		{1, step, 599 * time.Second, "do not ask for 10 minutes"}, {1, step, 600 * time.Second, ""},
-		{2, byHand, 1199 * time.Second, "a run by hand may from 2026-03-01T12:20:00Z on"}, {2, byHand, 20 * time.Minute, ""},
-		{2, bySchedule, 400 * 24 * time.Hour, "do not ask again"}, {9, byHand, 20 * time.Minute, ""},
-		{2, step, 29 * 24 * time.Hour, "a run by hand that succeeds, or when " + loginsPath + " is deleted"},
-		{9, windmill.ByScheduleWithRetry, 20 * time.Minute, "answered 401 Unauthorized"},
-		{2, bySchedule, -6 * time.Minute, "do not ask again"}, {0, step, time.Second, ""},
+		{"failed", failed, step, 4 * time.Second, job0 + "503. Run again after 2026-03-01T12:00:05Z"},
+		{"failed, later", failed, step, 5 * time.Second, ""},
+		{"failed, schedule", failed, schedule, 4 * time.Second, job0 + "503"},
+		{"failed, by hand", failed, hand, 4 * time.Second, job0 + "503"},
+		{"failed, by hand, later", failed, hand, 5 * time.Second, ""},
+		{"told to wait", told, step, 59 * time.Second, job0 + "429. Run again after 2026-03-01T12:01:00Z"},
+		{"told to wait, later", told, step, time.Minute, ""},
+		{"refused once", refused(1), step, 599 * time.Second, job0 + "401. Run again after 2026-03-01T12:10:00Z"},
+		{"refused once, later", refused(1), step, 600 * time.Second, ""},
+		{"refused once, schedule", refused(1), schedule, 599 * time.Second, job0 + "401"},
+		{"refused once, schedule, later", refused(1), schedule, 600 * time.Second, ""},
+		{"refused once, by hand", refused(1), hand, 59 * time.Second, "Run again after 2026-03-01T12:01:00Z"},
+		{"refused once, by hand, later", refused(1), hand, time.Minute, ""},
+		{"refused twice", refused(2), step, 400 * 24 * time.Hour, job0 + "401. " + locked},
+		{"refused twice, schedule", refused(2), schedule, time.Hour, job0 + "401. " + locked},
+		{"refused twice, by hand", refused(2), hand, 59 * time.Second, "Run again after 2026-03-01T12:01:00Z"},
+		{"refused twice, by hand, later", refused(2), hand, time.Minute, ""},
+		{"refused twice, then failed", after503, schedule, time.Hour, locked},
+		{"the other clock is ahead by less than the hold", refused(1), step, -599 * time.Second, job0 + "401"},
+		{"the other clock is ahead by the hold", refused(1), step, -600 * time.Second, ""},
+		{"planted", planted, step, 599 * time.Second, "job (hidden: it may contain a secret) failed"},
+		{"planted, later", planted, step, 600 * time.Second, ""},
+		{"nothing", failure{}, step, 0, ""},
 	} {
-		w := newWorld(t, test)
-		w.setLogin(login{"other", w.clock.Unix() + 9, "x answered 401 Unauthorized", test.refusals, w.clock.Unix()})
-		w.clock = w.clock.Add(test.after)
-		w.check(test.started, map[bool]int{true: 1}[test.held == ""], test.held)
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.Set(failuresPath, map[string]failure{w.snow.seal(): test.last})
+			recorded := string(w.Windmill.Get(failuresPath))
+			w.clock = noon.Add(test.after)
+			startedBy := map[string][]string{hand: nil, schedule: windmill.BySchedule, step: windmill.StepOfFlow}
+			if test.want == "" {
+				w.check(startedBy[test.startedBy], 1, "")
+				return
+			}
+			got := w.check(startedBy[test.startedBy], 0, test.want)
+			if len(got.err) > 600 {
+				t.Errorf("a failed job's result shows 600 characters, and the error has %d", len(got.err))
+			}
+			wantEqual(t, "the failures", string(w.Windmill.Get(failuresPath)), recorded)
+		})
 	}
 }
 
-func TestWhatEndsBeingHeldBack(t *testing.T) {
+// A row is a run and what it leaves on record. The rows follow one another.
+func TestRefusals(t *testing.T) {
 	w := newWorld(t)
-	refuseTwice := func() {
-		w.hideToken()
-		w.accept(w.snow, false)
-		o := w.check(bySchedule, 1, "401")
-		w.expect(len(o.calls) == 8, "calls = %q; want 8: whether the refusal stands is looked at twice", o.calls)
-		w.check(bySchedule, 0, "ServiceNow was not asked: it refused these credentials, 1 in a row")
+	wrong := w.snow
+	wrong.Password = simulator.Sentinel + "wrong"
+	right := w.snow
+	for _, test := range []struct {
+		name      string
+		after     time.Duration // since the run before
+		snow      servicenow
+		startedBy []string
+		logins    int
+		err       string
+		refusals  int
+	}{
+		{"the first refusal", 0, wrong, windmill.BySchedule, 1, "answered 401", 1},
+		{"held back", 599 * time.Second, wrong, windmill.StepOfFlow, 0, "Run again after", 1},
+		{"the second refusal", time.Second, wrong, windmill.StepOfFlow, 1, "answered 401", 2},
+		{"held back for good", 24 * time.Hour, wrong, windmill.BySchedule, 0, "may lock the user", 2},
+		{"the right credentials", 0, right, windmill.BySchedule, 1, "", 2},
+		{"the wrong ones are not forgotten", 0, wrong, windmill.BySchedule, 0, "may lock the user", 2},
+		{"by hand", 0, wrong, windmill.ByHand, 1, "answered 401", 3},
+		{"by hand, too early", 59 * time.Second, wrong, windmill.ByHand, 0, "Run again after", 3},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w.t = t
+			w.clock = w.clock.Add(test.after)
+			w.snow = test.snow
+			w.check(test.startedBy, test.logins, test.err)
+			if got := w.failures()[wrong.seal()].Refusals; got != test.refusals {
+				t.Errorf("refusals on record = %d; want %d", got, test.refusals)
+			}
+		})
+	}
+	t.Run("repaired in ServiceNow and run by hand", func(t *testing.T) {
+		w.t = t
+		w.clock = w.clock.Add(time.Second)
+		w.accept(wrong, true)
+		w.check(windmill.ByHand, 1, "")
+		wantEqual(t, "the failures", w.failures(), map[string]failure{})
+		w.check(windmill.BySchedule, 1, "")
+	})
+	t.Run("the record is deleted", func(t *testing.T) {
+		w := newWorld(t)
+		w.fail(failure{Job: "job-0", Outcome: "401", At: noon.Unix(), Hold: 600, Refusals: 2})
+		w.check(windmill.BySchedule, 0, "may lock the user")
+		w.Windmill.Delete(failuresPath)
+		w.check(windmill.BySchedule, 1, "")
+	})
+}
+
+func TestClientCredentialsAreNeverHeldBackForGood(t *testing.T) {
+	w := newWorld(t)
+	w.snow.Username, w.snow.Password = "", ""
+	for range 4 {
+		got := w.check(windmill.BySchedule, 1, "glide.oauth.inbound.client.credential.grant_type.enabled")
+		got.err += w.check(windmill.BySchedule, 0, "Run again after").err
+		if strings.Contains(got.err, "lock") {
+			t.Errorf("the error speaks of locking: %s", got.err)
+		}
 		w.clock = w.clock.Add(10 * time.Minute)
-		w.check(step, 1, "401")
-		w.clock = w.clock.Add(time.Hour)
-		w.accept(w.snow, true)
-		w.check(bySchedule, 0, "2 in a row")
 	}
-	refuseTwice()
-	w.snow.Username = "other" // other credentials
-	w.accept(w.snow, true)
-	w.check(bySchedule, 1, "")
-	w.snow.Username = "svc user" // whose refusals are not forgotten
-	w.check(bySchedule, 0, "2 in a row")
-	w.windmill.Delete(loginsPath)
-	w.check(bySchedule, 1, "")
-	refuseTwice()
-	w.check(byHand, 1, "")
-	w.check(bySchedule, 1, "")
-	w.expect(w.login().Refusals == 0, "after a success: %+v", w.login())
 }
 
-func TestNoRefusalIsForgotten(t *testing.T) {
-	for name, spoil := range map[string]func(w *world){
-		"a read fails":       func(w *world) { w.windmill.Fault = answers(5, 5, 502, "") },
-		"reads fail":         func(w *world) { w.windmill.Fault = answers(5, 6, 502, "") },
-		"a write fails":      func(w *world) { w.windmill.Fault = answers(6, 6, 502, "") },
-		"a look at it fails": func(w *world) { w.windmill.Fault = answers(7, 8, 502, "") },
-		"a write undoes it":  func(w *world) { w.windmill.Fault = during(7, func() { w.setLogin(login{}) }) },
-		"a late claim does":  func(w *world) { w.windmill.Fault = during(8, func() { w.setLogin(login{Job: "other", At: begin}) }) },
+func TestOtherFailuresAreKept(t *testing.T) {
+	other := failure{Job: "job-9", Outcome: "x", At: 1, Hold: 5, Refusals: 1}
+	for _, isAccepted := range []bool{true, false} {
+		t.Run(fmt.Sprint("accepted ", isAccepted), func(t *testing.T) {
+			w := newWorld(t)
+			w.accept(w.snow, isAccepted)
+			w.Set(failuresPath, map[string]failure{"other": other, w.snow.seal(): {Refusals: 1, Hold: 5}})
+			w.run(windmill.ByHand)
+			wantEqual(t, "the other failure", w.failures()["other"], other)
+		})
+	}
+}
+
+func TestFailuresThatAreNoRecord(t *testing.T) {
+	for _, content := range []string{`null`, `5`, `[]`, `"x"`, `{"KEY":null}`, `{"KEY":{"at":"x","refusals":{}}}`} {
+		for _, isAccepted := range []bool{true, false} {
+			t.Run(fmt.Sprint(content, " accepted ", isAccepted), func(t *testing.T) {
+				w := newWorld(t)
+				w.accept(w.snow, isAccepted)
+				w.Windmill.Set(failuresPath, json.RawMessage(strings.ReplaceAll(content, "KEY", w.snow.seal())))
+				if w.run(windmill.ByHand).logins != 1 {
+					t.Error("the run did not log in")
+				}
+				if got := w.failures()[w.snow.seal()].Refusals; (got == 1) == isAccepted {
+					t.Errorf("refusals on record = %d", got)
+				}
+			})
+		}
+	}
+}
+
+func TestTokenThatCannotBeStoredIsAFailure(t *testing.T) {
+	w := newWorld(t)
+	w.Windmill.Intercept = answers(6, "502 x", "502 x")
+	const want = "could not write " + cachePath + ": Windmill answered 502 Bad Gateway, x"
+	w.check(windmill.StepOfFlow, 1, want)
+	w.check(windmill.StepOfFlow, 0, want)
+	w.clock = w.clock.Add(5 * time.Second)
+	w.check(windmill.StepOfFlow, 1, "")
+}
+
+// The queue.
+
+func TestTurn(t *testing.T) {
+	const own = "job-5"
+	type event struct {
+		at time.Duration // after the run began
+		do func(w *world)
+	}
+	// A job, by what it did before noon. Only a job of the kind script that started before the run has its turn first.
+	job := func(id, kind string, startedAt time.Time) windmill.QueuedJob {
+		return windmill.QueuedJob{ID: id, Kind: kind, ScriptPath: simulator.ScriptPath, StartedAt: startedAt}
+	}
+	earlier := job("job-1", "script", noon.Add(-time.Microsecond))
+	stores := func(token string, lifetime time.Duration) func(w *world) {
+		return func(w *world) { w.store(token, lifetime, "job-1") }
+	}
+	fails := func(w *world) {
+		w.fail(failure{Job: "job-1", Outcome: "HOST answered 503", At: w.clock.Unix(), Hold: 5})
+	}
+	for _, test := range []struct {
+		name   string
+		queue  []windmill.QueuedJob
+		leaves time.Duration // when the jobs leave the queue; 0: never
+		then   event
+		took   time.Duration
+		logins int
+		err    string
+	}{
+		{name: "alone", logins: 1},
+		{name: "an earlier job stores a token", queue: []windmill.QueuedJob{earlier},
+			then: event{3 * time.Second, stores("abc", time.Hour)}, took: 3 * time.Second},
+		{name: "an earlier job stores a token that is valid for a second", queue: []windmill.QueuedJob{earlier},
+			then: event{3 * time.Second, stores("abc", time.Second)}, took: 3 * time.Second},
+		{name: "ServiceNow repeats the token and its expiry", queue: []windmill.QueuedJob{earlier},
+			then: event{3 * time.Second, stores("old", 30*time.Second)}, took: 3 * time.Second},
+		{name: "an earlier job stores a token that has expired", queue: []windmill.QueuedJob{earlier},
+			leaves: 3 * time.Second, then: event{3 * time.Second, stores("abc", 0)}, took: 3 * time.Second, logins: 1},
+		{name: "an earlier job fails", queue: []windmill.QueuedJob{earlier}, then: event{3 * time.Second, fails},
+			took: 3 * time.Second, err: "did not log in to ServiceNow: job job-1 failed at 2026-03-01T12:00:03Z: HOST"},
+		{name: "an earlier job is killed", queue: []windmill.QueuedJob{earlier}, leaves: 3 * time.Second,
+			took: 3 * time.Second, logins: 1},
+		{name: "an earlier job is stuck", queue: []windmill.QueuedJob{earlier}, took: 24500 * time.Millisecond, logins: 1},
+		{name: "two earlier jobs are stuck", took: 30 * time.Second, err: "other jobs of this script took longer than 30s",
+			queue: []windmill.QueuedJob{earlier, job("job-2", "script", noon.Add(-time.Microsecond))}},
+		{name: "a later job", queue: []windmill.QueuedJob{job("job-1", "script", noon.Add(time.Microsecond))}, logins: 1},
+		{name: "a job that waits for a worker", queue: []windmill.QueuedJob{job("job-1", "script", time.Time{})}, logins: 1},
+		{name: "a tie, and its ID is smaller", queue: []windmill.QueuedJob{job("job-4", "script", noon)},
+			leaves: 3 * time.Second, took: 3 * time.Second, logins: 1},
+		{name: "a tie, and its ID is larger", queue: []windmill.QueuedJob{job("job-6", "script", noon)}, logins: 1},
+		{name: "a job that started 54 s earlier", queue: []windmill.QueuedJob{job("job-1", "script", noon.Add(-runLimit))},
+			leaves: 3 * time.Second, took: 3 * time.Second, logins: 1},
+		{name: "a job that started longer ago", logins: 1,
+			queue: []windmill.QueuedJob{job("job-1", "script", noon.Add(-runLimit-time.Microsecond))}},
+		{name: "a deployment", queue: []windmill.QueuedJob{job("job-1", "dependencies", noon.Add(-time.Second))}, logins: 1},
+		{name: "a test in the editor", queue: []windmill.QueuedJob{job("job-1", "preview", noon.Add(-time.Second))}, logins: 1},
+		{name: "another script", logins: 1, queue: []windmill.QueuedJob{
+			{ID: "job-1", Kind: "script", ScriptPath: "f/ServiceNow/other", StartedAt: noon.Add(-time.Second)}}},
+		{name: "three jobs, one after the other", queue: []windmill.QueuedJob{
+			job("job-2", "script", noon.Add(-2*time.Second)), job("job-3", "script", noon.Add(-3*time.Second)), earlier},
+			then: event{20 * time.Second, stores("abc", time.Hour)}, took: 20 * time.Second},
 	} {
-		w := newWorld(t, name)
-		w.setLogin(login{Job: "job-0", Outcome: "401", Refusals: 1})
-		w.accept(w.snow, false)
-		spoil(w)
-		o, got := w.check(byHand, 1, "401"), w.login()
-		w.expect(got.Refusals == 2 && got.RefusedAt >= begin && o.took >= 1500*time.Millisecond, "after %s: %+v", o.took, got)
-		w.expect((got.Job == "") == (name == "a write undoes it"), "login = %+v", got)
-		w.expect((got == login{"other", begin, "", 2, begin}) == (name == "a late claim does"), "login = %+v", got)
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.store("old", 30*time.Second, "job-0")
+			w.onSleep = func() {
+				if test.then.do != nil && w.clock.Sub(noon) == test.then.at {
+					test.then.do(w)
+				}
+				if test.leaves > 0 && w.clock.Sub(noon) == test.leaves {
+					for _, queued := range test.queue {
+						w.Windmill.Enqueue(windmill.QueuedJob{ID: queued.ID})() // removes every job of this ID
+					}
+				}
+			}
+			for _, queued := range test.queue {
+				w.Windmill.Enqueue(queued)
+			}
+			ownJob := simulator.Job(windmill.StepOfFlow)
+			ownJob.ID = own
+			got := w.runJob(ownJob)
+			if got.took != test.took || got.logins != test.logins {
+				t.Errorf("%d logins after %s; want %d after %s", got.logins, got.took, test.logins, test.took)
+			}
+			if !strings.Contains(got.err, test.err) || (test.err == "") != (got.err == "") {
+				t.Errorf("error = %q; want %q", got.err, test.err)
+			}
+			isAnnounced := strings.Contains(got.log, "Waiting for job job-")
+			if isAnnounced != (test.took > 0) {
+				t.Errorf("log = %s", got.log)
+			}
+		})
 	}
 }
 
-// TestHerds starts many jobs at once, in a tenth of the time. Without a job's id each has one of its own.
-func TestHerds(t *testing.T) {
-	for _, test := range []struct{ jobs, slots, status, logins int }{
-		{40, 40, 200, 2}, {30, 30, 503, 4}, {60, 12, 503, 4}, {60, 12, 401, 2},
+func TestScheduleWithRetriesDoesNotWaitForItsOwnFlow(t *testing.T) {
+	got := newWorld(t).check(windmill.ByScheduleWithRetry, 1, "")
+	if got.took > 0 {
+		t.Errorf("the run waited for %s", got.took)
+	}
+}
+
+func TestRunThatIsMissingFromTheQueue(t *testing.T) {
+	w := newWorld(t)
+	w.Windmill.Enqueue(windmill.QueuedJob{
+		ID: "job-1", Kind: "script", ScriptPath: simulator.ScriptPath, StartedAt: noon.Add(-time.Second),
+	})
+	w.check([]string{"WM_JOB_ID=cancelled"}, 1, "")
+}
+
+// A job that leaves the queue has stored its outcome, so a run that sees it leave must see the outcome, too.
+func TestOutcomeStoredDuringALook(t *testing.T) {
+	t.Run("a token, before the queue is read", func(t *testing.T) {
+		w := newWorld(t)
+		w.Windmill.Intercept = before(2, func() { w.store("abc", time.Hour, "job-1") })
+		w.check(windmill.ByHand, 0, "")
+	})
+	t.Run("a token, after the queue is read", func(t *testing.T) {
+		w := newWorld(t)
+		w.Windmill.Intercept = before(3, func() { w.store("abc", time.Hour, "job-1") })
+		w.check(windmill.ByHand, 0, "")
+	})
+	t.Run("a failure, after the cache is read", func(t *testing.T) {
+		w := newWorld(t)
+		last := failure{Job: "job-1", Outcome: "x", At: noon.Unix(), Hold: 5}
+		w.Windmill.Intercept = before(4, func() { w.fail(last) })
+		w.check(windmill.ByHand, 0, "job job-1 failed")
+	})
+}
+
+// Windmill's API.
+
+func TestFaultsOfWindmill(t *testing.T) {
+	const html = "<html>\nbusy</html>"
+	const folder = ". Check that the folder f/ServiceNow exists and that u/user may read and write in it"
+	const server = ". Check BASE_INTERNAL_URL and Windmill's server log"
+	const denied = `SqlErr: error returned from database: new row violates row-level security policy for table "resource"`
+	const clients = "SqlErr: error returned from database: sorry, too many clients already"
+	for _, test := range []struct {
+		name     string
+		answer   string
+		isFor    int    // so many requests
+		want     string // a part of the error, or nothing if a second request helps
+		isRead   bool   // only for calls that read
+		isNoRead bool   // only for calls that write
+	}{
+		{name: "502 once", answer: "502 " + html, isFor: 1},
+		{name: "500 once", answer: "500 busy", isFor: 1},
+		{name: "the connection ends once", answer: "", isFor: 1},
+		{name: "too many clients once", answer: "400 " + clients, isFor: 1},
+		{name: "too many clients once, in 2024's words", answer: "400 Sql error: too many clients", isFor: 1},
+		{name: "502", answer: "502 " + html, isFor: 9, want: "answered 502 Bad Gateway, <html>" + server},
+		{name: "an unknown status", answer: "599 x", isFor: 9, want: "answered 599, x" + server},
+		{name: "too many clients", answer: "400 " + clients, isFor: 9, want: "Bad Request, " + clients + server},
+		{name: "a secret in the answer", answer: "500 " + simulator.JobToken, isFor: 9, want: "(hidden"},
+		{name: "the connection ends", answer: "", isFor: 99, want: "did not answer: EOF. Check BASE_INTERNAL_URL"},
+		{name: "no HTTP", answer: simulator.JobToken + "\r\n\r\n", isFor: 99, want: "did not answer: (hidden"},
+		{name: "101", answer: "HTTP/1.1 101 x\r\n\r\n", isFor: 1, want: "answered 101 Switching Protocols, (empty)" + server},
+		{name: "200 with a page", answer: "200 " + html, isFor: 1, want: "answered 200 OK, not the expected JSON" + server},
+		{name: "200 with half a record", answer: `200 {"token":"abc`, isFor: 1, want: "200 OK, not the expected JSON" + server},
+		{name: "an invalid token", answer: "401 Not authorized: Unauthorized\n" + simulator.JobToken[:9], isFor: 1,
+			want: "answered 401 Unauthorized, Not authorized: Unauthorized. Check WM_TOKEN, which Windmill does not accept"},
+		{name: "an invalid token, in 2025's words", answer: "401 Unauthorized", isFor: 1, want: "Check WM_TOKEN"},
+		{name: "no right to read", answer: "401 Not authorized: You don't have access to it:\nperms", isFor: 1,
+			want: "answered 401 Unauthorized, Not authorized: You don't have access to it" + folder},
+		{name: "no right to write", answer: "400 " + denied, isFor: 1, want: denied + folder},
+		{name: "a protection rule", answer: "403 Permission denied: x", isFor: 1, want: "Permission denied: x" + folder},
+		{name: "404 of a gateway", answer: "404 " + html, isFor: 1, want: "answered 404 Not Found, <html>" + server},
+		{name: "404 for a write", answer: "404 Not found: Resource x", isFor: 1, isNoRead: true,
+			want: "answered 404 Not Found, Not found: Resource x" + server},
+		{name: "200 for a write", answer: "200 {}", isFor: 1, isNoRead: true, want: "answered 200 OK, not the expected JSON"},
 	} {
-		w := newWorld(t, test)
-		want := "<nil>"
-		if test.status != 200 {
-			want = fmt.Sprint("answered ", test.status)
-			w.instance.Fault = answers(1, test.jobs, test.status, `{"error":"server_error"}`)
+		for i, call := range coldCalls {
+			isWrite := strings.HasPrefix(call, "POST")
+			if test.isNoRead && !isWrite {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s/%d %s", test.name, i+1, call), func(t *testing.T) {
+				w := newWorld(t)
+				w.Set(cachePath, json.RawMessage(`{"token": "of the Python script", "expires_at": 1.5}`))
+				w.Windmill.Intercept = answers(i+1, many(test.answer)[:test.isFor]...)
+				verb := map[bool]string{true: "write ", false: "read "}[isWrite]
+				path := map[string]string{"cache": cachePath, "failures": failuresPath, "queue": "the job queue"}
+				_, object, _ := strings.Cut(call, " ")
+				fault := "could not " + verb + path[object] + ": Windmill "
+				if test.want == "" {
+					w.check(windmill.BySchedule, 1, "")
+					return
+				}
+				switch {
+				case i < 5:
+					got := w.check(windmill.BySchedule, 0, "did not log in to ServiceNow: "+fault)
+					wantIn(t, got.err, test.want)
+				case i == 5:
+					wantIn(t, w.check(windmill.BySchedule, 1, fault).err, test.want)
+				default: // The token is stored.
+					wantIn(t, w.check(windmill.BySchedule, 1, "").log, "Later runs will not know how this login ended: "+fault)
+					return
+				}
+				wantEqual(t, "the token", w.Token(), "of the Python script")
+			})
 		}
-		w.run([]string{"WM_JOB_ID=", "WM_WORKSPACE="}) // for the environment
-		os.Setenv("WM_WORKSPACE", w.windmill.Name)
-		started := time.Now()
-		now = func() time.Time { return w.clock.Add(10 * time.Since(started)) }
-		sleep = func(d time.Duration) { time.Sleep(d / 10) }
-		free, ended := make(chan bool, test.slots), make(chan error, test.jobs)
-		for range test.jobs {
-			free <- true
-			go func() {
-				_, err := main(w.snow)
-				ended <- err
-				<-free
-			}()
-		}
-		for range test.jobs {
-			told := fmt.Sprint(<-ended)
-			w.expect(strings.Contains(told, want), "a job ended with %q; want %q", told, want)
-		}
-		took := now().Sub(w.clock)
-		w.expect(w.instance.Requests() <= test.logins && took <= 10*time.Second, "%d requests in %s", w.instance.Requests(), took)
 	}
 }
 
-// Asking ServiceNow.
+// wantIn checks that text contains a part.
+func wantIn(t testing.TB, text, part string) {
+	t.Helper()
+	if !strings.Contains(text, part) {
+		t.Errorf("%q does not contain %q", text, part)
+	}
+}
 
-func TestLoginIsAForm(t *testing.T) {
+func TestRights(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		folders map[string]bool
+		want    string
+	}{
+		{"may only read", map[string]bool{"f/ServiceNow": false}, "could not write " + failuresPath},
+		{"may do nothing", nil, "could not read " + cachePath},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.store("abc", time.Minute, "job-0")
+			w.Windmill.Users[simulator.JobToken] = windmill.User{Name: "u/user", Folders: test.folders}
+			wantIn(t, w.check(windmill.StepOfFlow, 0, test.want).err, "u/user may read and write in it")
+		})
+	}
+}
+
+// ServiceNow's token endpoint.
+
+func TestLoginOnTheWire(t *testing.T) {
 	w := newWorld(t)
 	trimmed := w.snow
-	trimmed.Password = " " + thePassword + " "
+	trimmed.Password = " " + w.snow.Password + " "
 	w.accept(trimmed, true)
-	w.snow = servicenow{" " + w.snow.InstanceURL + "/\n", " client\t", theSecret + " ", "svc user\n", trimmed.Password}
-	w.instance.Fault = func(_ http.ResponseWriter, r *http.Request, _ int) bool {
-		w.expect(r.Close, "the connection is kept")
+	w.snow = servicenow{
+		InstanceURL:  " " + w.InstanceURL + "/\n",
+		ClientID:     " client\t",
+		ClientSecret: trimmed.ClientSecret + " ",
+		Username:     "svc user\n",
+		Password:     trimmed.Password + "\r\n",
+	}
+	type request struct{ Method, URL, ContentType, Accept, Authorization string }
+	var got request
+	w.ServiceNow.Intercept = func(_ http.ResponseWriter, r *http.Request, _ int) bool {
+		got = request{r.Method, r.RequestURI, r.Header.Get("Content-Type"), r.Header.Get("Accept"), r.Header.Get("Authorization")}
 		return false
 	}
-	w.check(byHand, 1, "")
-	w.snow.Username, w.snow.Password, trimmed.Username, trimmed.Password = "", "", "", ""
-	w.check(byHand, 1, "Check client_id and client_secret; the OAuth application: active")
+	w.check(windmill.ByHand, 1, "")
+	want := request{"POST", "/oauth_token.do", "application/x-www-form-urlencoded", "application/json", ""}
+	wantEqual(t, "the request", got, want)
+	w.snow.Username, w.snow.Password, trimmed.Username, trimmed.Password = " ", "", "", ""
 	w.accept(trimmed, true)
-	w.clock = w.clock.Add(time.Minute)
-	w.check(byHand, 1, "")
-	w.check(step, 0, "")
-	password := url.Values{"grant_type": {"password"}, "client_id": {"client"}, "client_secret": {theSecret},
-		"username": {"svc user"}, "password": {" " + thePassword + " "}}
-	client := url.Values{"grant_type": {"client_credentials"}, "client_id": {"client"}, "client_secret": {theSecret}}
-	diff := cmp.Diff([]url.Values{password, client, client}, w.instance.Forms())
-	w.expect(diff == "", "forms (-want +got):\n%s", diff)
+	w.check(windmill.ByHand, 1, "")
+	wantEqual(t, "the forms", w.ServiceNow.Forms(), []url.Values{{
+		"grant_type": {"password"}, "client_id": {"client"}, "client_secret": {trimmed.ClientSecret},
+		"username": {"svc user"}, "password": {" " + simulator.Account.Password + " "},
+	}, {
+		"grant_type": {"client_credentials"}, "client_id": {"client"}, "client_secret": {trimmed.ClientSecret},
+	}})
 }
 
-func TestLoginIsMadeOnceAndByHTTP1(t *testing.T) {
-	w := newWorld(t)
-	var offered [][]string
-	server := httptest.NewUnstartedServer(w.instance)
-	server.TLS = &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		offered = append(offered, hello.SupportedProtos)
-		return nil, nil
-	}}
-	server.StartTLS()
-	defer server.Close()
-	w.snow.InstanceURL = server.URL
-	w.check(byHand, 0, "certificate signed by unknown authority). Check instance_url")
-	w.expect(len(offered) == 1 && !slices.Contains(offered[0], "h2"), "offered the protocols %q; want no h2, once", offered)
-}
-
-func TestTokensAndTheirExpiry(t *testing.T) {
-	for body, lifetime := range map[string]float64{
-		`{"access_token":"abc","expires_in":1799}`: 1799, `{"access_token":"aZ09-._~+/=","expires_in":"120"}`: 120,
-		`{"access_token":"abc","expires_in":18e2}`: 1800, ` {"access_token":"abc"} `: 1800, `{"access_token":"abc","error":null}`: 1800,
-		`{"access_token":"abc","expires_in":null}`: 1800,
-		`{"access_token":"abc","expires_in":1}`:    1, `{"access_token":"abc","expires_in":1e9}`: 1e9,
-		`{"access_token":"` + strings.Repeat("a", 1<<20-19) + `"}`: 1800, // the longest answer
+func TestTokens(t *testing.T) {
+	for _, test := range []struct {
+		name, answer string
+		lifetime     int64 // from before the request, which takes 15 s
+	}{
+		{"a number", `{"access_token":"abc","expires_in":1799}`, 1799},
+		{"a quoted number", `{"access_token":"abc","expires_in":"120"}`, 120},
+		{"an exponent", `{"access_token":"abc","expires_in":18e2}`, 1800},
+		{"a fraction", `{"access_token":"abc","expires_in":99.9}`, 99},
+		{"no expires_in", ` {"access_token":"abc"} `, 1800},
+		{"expires_in null", `{"access_token":"abc","expires_in":null}`, 1800},
+		{"a very long time", `{"access_token":"abc","expires_in":1e300}`, 1e9},
+		{"a second more than the request took", `{"access_token":"abc","expires_in":16}`, 16},
+		{"all signs", `{"access_token":"aZ09-._~+/="}`, 1800},
+		{"an empty error", `{"access_token":"abc","error":""}`, 1800},
+		{"an error that is null", `{"access_token":"abc","error":null}`, 1800},
+		{"an error object", `{"access_token":"abc","error":{"message":"x"}}`, 1800},
 	} {
-		w := newWorld(t, body)
-		w.instance.Fault = func(rw http.ResponseWriter, r *http.Request, n int) bool {
-			w.clock = w.clock.Add(15 * time.Second) // the lifetime counts from before the request
-			return answers(1, 1, 200, body)(rw, r, n)
-		}
-		w.check(bySchedule, 1, "")
-		token, left := w.cache()
-		w.expect(token != "" && left == lifetime-15 && w.login().At == begin+15, "token %.9q for %.0f s, login %+v", token, left, w.login())
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.ServiceNow.Intercept = func(rw http.ResponseWriter, r *http.Request, n int) bool {
+				w.clock = w.clock.Add(15 * time.Second)
+				return answers(1, "200 "+test.answer)(rw, r, n)
+			}
+			got := w.check(windmill.BySchedule, 1, "")
+			wantIn(t, got.log, fmt.Sprintf("Received a token that is valid for %s.", time.Duration(test.lifetime-15)*time.Second))
+			if got := w.cached().ExpiresAt - noon.Unix(); got != test.lifetime {
+				t.Errorf("the token expires after %d s; want %d", got, test.lifetime)
+			}
+		})
 	}
 }
+
+const (
+	denied  = `{"error_description":"access_denied","error":"server_error"}`
+	limited = `{"error":{"message":"Rate limit exceeded"},"status":"failure"}`
+	token   = `{"access_token":"abc","expires_in":1799}`
+	// The two kinds of advice for a refusal, and the advice for what is no OAuth answer.
+	checkUser = ". Check client_id, client_secret, username and password. The user must be active"
+	checkURL  = ". This is not the answer of a token endpoint. Check instance_url, the credentials, and any gateway"
+	busy      = ". The instance, or a gateway in between, is busy or failing"
+	away      = ". Check instance_url, and this worker's network, DNS, certificates and proxy"
+)
 
 func TestAnswers(t *testing.T) {
-	const html, denied = "<html><body>s3ntinel</body></html>", `{"error_description":"access_denied","error":"server_error"}`
-	const busy = `{"error":{"message":"Transaction cancelled","detail":"s3ntinel"},"status":"failure"}`
-	const retry = "\r\nRetry-After: 60\r\n\r\n"
-	const strange, cutOff = "That is not what a token endpoint answers", "\r\nContent-Length: 99\r\n\r\n" + `{"error":"x","access_token":"abc"}`
-	try := func(status int, body string, refused bool, requests int, want string) {
-		w := newWorld(t, status, " ", body)
-		w.instance.Fault = answers(1, 2, status, body)
-		o := w.check(bySchedule, requests, w.snow.InstanceURL+"/oauth_token.do "+want)
-		w.expect(o.took >= 300*time.Millisecond+time.Duration(requests-1)*time.Second, "took %s", o.took)
-		w.expect((w.login().Refusals == 1) == refused, "login = %+v; counted as a refusal: want %t", w.login(), refused)
-		if !refused { // as if nothing had been
-			w.instance.Fault = nil
-			w.clock = w.clock.Add(5 * time.Second)
-			w.check(step, 1, "")
-		}
-	}
-	try(401, denied, true, 1, "answered 401 Unauthorized, error server_error, error_description access_denied. ServiceNow does not say why")
-	try(400, `{"error":"invalid_grant"}`, true, 1, "answered 400 Bad Request, error invalid_grant. ServiceNow")
-	try(200, `{"error":"x","access_token":"abc"}`, true, 1, "answered 200 OK, error x. ServiceNow")
-	try(401, `{"error":"x","error_description":{"a":1}}`, true, 1, "answered 401 Unauthorized, error x. ServiceNow")
-	try(401, `{"error":"x","expires_in":"","access_token":5}`, true, 1, "answered 401 Unauthorized, error x. ServiceNow")
-	try(0, "HTTP/1.1 401 s3ntinel"+cutOff, true, 1, "answered 401 Unauthorized, error x. ServiceNow")
-	try(0, "HTTP/1.1 200 OK"+cutOff, false, 2, "did not answer (unexpected EOF). Check instance_url")
-	try(0, "", false, 2, "did not answer (EOF). Check instance_url")
-	try(-1, "", false, 2, "did not answer (read tcp ")
-	try(504, "", false, 2, "answered 504 Gateway Timeout. The instance")
-	try(0, "HTTP/1.1 101 x\r\n\r\n", false, 1, "answered 101 Switching Protocols. "+strange)
-	try(200, `<div class="instance-hibernating-page">`, false, 1, "answered 200 OK. It is the page of a hibernating instance: wake it")
-	try(0, "HTTP/1.1 307 x\r\nLocation: https://x.example.com\r\n\r\n", false, 1, "answered 307 Temporary Redirect. The redirect was not")
-	try(403, `{"error":"s"}`, false, 1, "answered 403 Forbidden, error s. Check the instance's IP address access control")
-	try(0, "HTTP/1.1 429 x"+retry+`{"error":"s"}`, false, 1, "answered 429 Too Many Requests, error s, Retry-After 60. Check what else")
-	try(500, denied, false, 1, "answered 500 Internal Server Error, error server_error, error_description access_denied. The instance")
-	try(502, html, false, 2, "answered 502 Bad Gateway. The instance")
-	try(599, "", false, 1, "answered 599 (unknown). The instance")
-	try(0, "HTTP/1.1 503 x"+retry+busy, false, 2, "answered 503 Service Unavailable, Retry-After 60. The instance")
-	for status, bodies := range map[int][]string{400: {html}, 401: {html, busy, `{"access_token":"abc"}`}, 404: {html}, 200: {
-		html, busy, "null", "", `{"access_token":""}`, `{"access_token":"abc"}x`, `{"access_token":"a b"}`, `{"access_token":"$var:f/x/y"}`,
-		`{"access_token":"abc","expires_in":0}`, `{"access_token":"abc","expires_in":-1}`, `{"access_token":"abc","expires_in":1000000001}`,
-		`{"access_token":"abc","expires_in":1e300}`, `{"access_token":"abc","expires_in":"NaN"}`, `{"access_token":"abc","expires_in":"soon"}`,
-		`{"access_token":"abc","expires_in":{}}`, `{"access_token":"abc","expires_in":[]}`, `{"access_token":"abc","expires_in":""}`,
-		`{"access_token":"` + strings.Repeat("a", 1<<20-18) + `"}`, // a byte too long
-	}} {
-		for _, body := range bodies {
-			try(status, body, false, 1, fmt.Sprintf("answered %d %s. %s", status, http.StatusText(status), strange))
-		}
+	for _, test := range []struct {
+		name     string
+		answers  []string
+		refusals int
+		hold     int64
+		want     string // a part of the error, or nothing for success
+	}{
+		{"refused", []string{"401 " + denied}, 1, 600,
+			"answered 401 Unauthorized, error server_error, error_description access_denied" + checkUser},
+		{"401 of a proxy", []string{"401 <html>no</html>"}, 1, 600, "answered 401 Unauthorized" + checkURL},
+		{"401 with nothing", []string{"401"}, 1, 600, "answered 401 Unauthorized" + checkURL},
+		{"401 with a rate limit's body", []string{"401 " + limited}, 1, 600, "answered 401 Unauthorized" + checkURL},
+		{"401 with a token", []string{"401 " + token}, 1, 600, "answered 401 Unauthorized" + checkURL},
+		{"401 that breaks off", []string{"HTTP/1.1 401 x\r\nContent-Length: 99\r\n\r\n{"}, 1, 600, "answered 401 Unauthorized"},
+		{"400 with an error", []string{`400 {"error":"invalid_grant"}`}, 1, 600, "400 Bad Request, error invalid_grant" + checkUser},
+		{"200 with an error", []string{`200 {"error":"x","access_token":"abc"}`}, 1, 600, "answered 200 OK, error x" + checkUser},
+		{"fields of another type", []string{`401 {"error":"x","error_description":{},"expires_in":[],"access_token":5}`}, 1, 600,
+			"answered 401 Unauthorized, error x" + checkUser},
+		{"400 of a gateway", []string{"400 <html>"}, 0, 5, "answered 400 Bad Request" + checkURL},
+		{"403", []string{`403 {"error":"x"}`}, 0, 5, "answered 403 Forbidden, error x. Check the instance's IP address access control"},
+		{"404", []string{"404 <html>"}, 0, 5, "answered 404 Not Found" + checkURL},
+		{"429", []string{"429 " + limited}, 0, 5, "answered 429 Too Many Requests" + busy},
+		{"429 that says how long", []string{retryAfter("429 x", "60")}, 0, 60, "Too Many Requests, Retry-After 60" + busy},
+		{"429 that says very long", []string{retryAfter("429 x", "99999")}, 0, 99999, "Retry-After 99999" + busy},
+		{"503 that says how long", []string{retryAfter("503 x", "60")}, 0, 60, "503 Service Unavailable, Retry-After 60" + busy},
+		{"a date", []string{retryAfter("429 x", "Sun, 01 Mar 2026 12:05:00 GMT")}, 0, 5, "Retry-After Sun, 01 Mar"},
+		{"a secret in a header", []string{retryAfter("429 x", simulator.Account.Password)}, 0, 5, "Retry-After (hidden"},
+		{"500", []string{"500 " + denied}, 0, 5, "500 Internal Server Error, error server_error, error_description access_denied" + busy},
+		{"505", []string{"505 x"}, 0, 5, "answered 505 HTTP Version Not Supported" + busy},
+		{"an unknown status", []string{"599 x"}, 0, 5, "answered 599" + busy},
+		{"a redirect", []string{"HTTP/1.1 307 x\r\nLocation: https://x.example.com\r\n\r\n"}, 0, 5,
+			"answered 307 Temporary Redirect. The redirect was not followed. Set instance_url"},
+		{"101", []string{"HTTP/1.1 101 x\r\n\r\n"}, 0, 5, "answered 101 Switching Protocols" + checkURL},
+		{"hibernating", []string{`200 <div class="instance-hibernating-page">`}, 0, 5, "200 OK. The instance is hibernating. Wake it"},
+		{"200 with a page", []string{"200 <html>"}, 0, 5, "answered 200 OK" + checkURL},
+		{"200 with nothing", []string{"200"}, 0, 5, "answered 200 OK" + checkURL},
+		{"200 with null", []string{"200 null"}, 0, 5, "answered 200 OK" + checkURL},
+		{"200 with a rate limit's body", []string{"200 " + limited}, 0, 5, "answered 200 OK" + checkURL},
+		{"an empty token", []string{`200 {"access_token":""}`}, 0, 5, "answered 200 OK" + checkURL},
+		{"a token with a blank", []string{`200 {"access_token":"a b"}`}, 0, 5, "answered 200 OK" + checkURL},
+		{"a token that names a variable", []string{`200 {"access_token":"$var:f/x/y"}`}, 0, 5, "answered 200 OK" + checkURL},
+		{"more than JSON", []string{"200 " + token + "x"}, 0, 5, "answered 200 OK" + checkURL},
+		{"a body without end", []string{`200 {"access_token":"` + strings.Repeat("a", maxBody) + `"}`}, 0, 5, "200 OK" + checkURL},
+
+		// These may pass, so the run tries twice.
+		{"502, then a token", []string{"502", "200 " + token}, 0, 0, ""},
+		{"503, then a token", []string{"503", "200 " + token}, 0, 0, ""},
+		{"504, then a token", []string{"504", "200 " + token}, 0, 0, ""},
+		{"no answer, then a token", []string{"", "200 " + token}, 0, 0, ""},
+		{"half an answer, then a token", []string{"HTTP/1.1 200 x\r\nContent-Length: 99\r\n\r\n" + token, "200 " + token}, 0, 0, ""},
+		{"an expired token, then a token", []string{`200 {"access_token":"abc","expires_in":0}`, "200 " + token}, 0, 0, ""},
+		{"503 twice", []string{"503", "503"}, 0, 5, "answered 503 Service Unavailable" + busy},
+		{"503, then refused", []string{"503", "401 " + denied}, 1, 600, "answered 401 Unauthorized, error server_error"},
+		{"no answer", []string{"", ""}, 0, 5, "did not answer: EOF" + away},
+		{"no HTTP", many(simulator.Account.Password + "\r\n\r\n")[:2], 0, 5, "did not answer: (hidden"},
+		{"an expired token", many(`200 {"access_token":"abc","expires_in":0}`)[:2], 0, 5,
+			"sent a token that has already expired. Run again"},
+		{"a negative lifetime", many(`200 {"access_token":"abc","expires_in":-5}`)[:2], 0, 5, "already expired"},
+		{"a lifetime that is text", many(`200 {"access_token":"abc","expires_in":"soon"}`)[:2], 0, 5, "already expired"},
+		{"a lifetime that is no number", many(`200 {"access_token":"abc","expires_in":"NaN"}`)[:2], 0, 5, "already expired"},
+		{"a lifetime that is an object", many(`200 {"access_token":"abc","expires_in":{}}`)[:2], 0, 5, "already expired"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.ServiceNow.Intercept = answers(1, test.answers...)
+			got := w.check(windmill.BySchedule, len(test.answers), test.want)
+			pause := time.Duration(len(test.answers)-1) * time.Second
+			if got.took != pause || strings.Count(got.log, ". Trying once more.\n") != len(test.answers)-1 {
+				t.Errorf("took %s; want %s\nlog: %s", got.took, pause, got.log)
+			}
+			if test.want == "" {
+				wantEqual(t, "the token", w.Token(), "abc")
+				return
+			}
+			recorded := w.failures()[w.snow.seal()]
+			if recorded.Refusals != test.refusals || recorded.Hold != test.hold || recorded.At != w.clock.Unix() {
+				t.Errorf("recorded %+v; want %d refusals and a hold of %d s", recorded, test.refusals, test.hold)
+			}
+			if !strings.HasPrefix(got.err, recorded.Outcome+". ") {
+				t.Errorf("recorded %q for the error %q", recorded.Outcome, got.err)
+			}
+		})
 	}
 }
 
-func TestInstanceThatIsAwayForAMoment(t *testing.T) {
+// retryAfter is an answer with this header.
+func retryAfter(status, value string) string {
+	return "HTTP/1.1 " + status + "\r\nRetry-After: " + value + "\r\nContent-Length: 0\r\n\r\n"
+}
+
+func TestInstanceThatIsNotThere(t *testing.T) {
 	w := newWorld(t)
-	w.instance.Fault = answers(1, 1, -1, "")
-	o := w.check(byHand, 2, "")
-	w.expect(strings.Contains(o.log, "connection reset by peer). Asking once more."), "log = %q", o.log)
 	w.snow.InstanceURL = "http://127.0.0.1:1"
-	o = w.check(byHand, 0, "connect: connection refused). Check instance_url")
-	w.expect(strings.Contains(o.log, "connection refused). Asking once more."), "log = %q", o.log)
+	got := w.check(windmill.ByHand, 0, "connect: connection refused"+away)
+	wantIn(t, got.log, "connection refused. Trying once more.\n")
 }
 
-func TestWhatIsQuoted(t *testing.T) {
-	const plain, hidden, blank = "All of .,:;'/()[]-_>*", "(not repeated here)", "\r\n\r\n"
-	described := func(text string) string {
+func TestQuotes(t *testing.T) {
+	const hidden = "(hidden: it may contain a secret)"
+	password, secret := simulator.Account.Password, simulator.Account.ClientSecret
+	long := strings.Repeat("a", maxQuote)
+	describe := func(text string) string {
 		body, _ := json.Marshal(map[string]string{"error": "x", "error_description": text})
-		return "401 x" + blank + string(body)
+		return "401 " + string(body)
 	}
-	form, long := url.QueryEscape(thePassword), strings.Repeat("a", 300)
-	answer := map[string]string{described(plain): plain, described(long): long, described(long + "a"): hidden,
-		described("not " + thePassword + "!"): hidden, described(strings.ToUpper(thePassword)): hidden, described(theSecret): hidden,
-		described(form): hidden, described(strings.ToLower(form)): hidden, described(url.PathEscape(thePassword)): hidden,
-		described("s&#51;ntinel Pass*word"): hidden, "400 x" + blank + `{"error":"` + thePassword + `"}`: hidden,
-		"500 x" + blank + `{"error_description":"` + thePassword + `"}`: hidden, "429 x\r\nRetry-After: " + thePassword + blank: hidden,
-		"200 x" + blank + `{"error":"s3ntinel","access_token":"s3ntinel"}`:  hidden, // so may a token
-		"200 x" + blank + `{"error":"s3ntinel","refresh_token":"s3ntinel"}`: hidden,
-		thePassword + blank: hidden, "200 OK\r\n" + thePassword + blank: hidden}
-	for _, special := range "%&+#\"\\?=@<~|$!{}é\n" {
-		answer[described(plain+string(special))] = hidden
-	}
-	for text, want := range answer {
-		w := newWorld(t, text)
-		w.snow.Password = " " + thePassword + "\n" // an answer may leave out the blanks
-		w.instance.Fault = answers(1, 1, 0, "HTTP/1.1 "+text)
-		o := w.check(byHand, 1, want) // which looks for secrets
-		kept := w.login().Outcome
-		w.expect(len(kept) <= 300 && strings.HasPrefix(o.failure, kept), "outcome = %q; want 300 bytes at most of %q", kept, o.failure)
+	for _, test := range []struct{ name, answer, want string }{
+		{"plain signs", describe("All of .,:;'/()[]-_>*"), "All of .,:;'/()[]-_>*"},
+		{"French", describe("Accès refusé à l'utilisateur"), "Accès refusé à l'utilisateur"},
+		{"Japanese", describe("アクセス拒否"), "アクセス拒否"},
+		{"as long as may be", describe(long), long},
+		{"too long", describe(long + "a"), hidden},
+		{"the password", describe("not " + password + "!"), hidden},
+		{"in capitals", describe(strings.ToUpper(password)), hidden},
+		{"the client secret", describe(secret), hidden},
+		{"Windmill's token", describe(simulator.JobToken), hidden},
+		{"as in a form", describe(url.QueryEscape(password)), hidden},
+		{"as in a path", describe(url.PathEscape(password)), hidden},
+		{"as in HTML", describe("s&#51;ntinel Pass*word"), hidden},
+		{"a percent sign", describe("100 %"), hidden},
+		{"a backslash", describe(`a\b`), hidden},
+		{"a brace", describe("{"), hidden},
+		{"a line break", describe("a\nb"), hidden},
+		{"in the error", `400 {"error":"` + password + `"}`, hidden},
+		{"the new access token", `200 {"error":"s3ntinelX","access_token":"s3ntinelX"}`, hidden},
+		{"the new refresh token", `200 {"error":"s3ntinelX","refresh_token":"s3ntinelX"}`, hidden},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.snow.Password = " " + password + " " // An answer may leave out the blanks.
+			w.ServiceNow.Intercept = answers(1, test.answer)
+			w.check(windmill.ByHand, 1, test.want)
+		})
 	}
 }
 
-// FuzzAnswer: whatever ServiceNow answers, a run ends with OK and a token that it gave, or with an error.
+// Whatever others send or write, a run ends with OK and a token, or with an error, and repeats no secret.
+
 func FuzzAnswer(f *testing.F) {
-	f.Add("HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n" + `{"access_token":"abc","expires_in":1799}`)
-	f.Add("HTTP/1.1 401 Unauthorized\r\n\r\n" + `{"error_description":"access_denied","error":"server_error"}`)
-	f.Add("HTTP/1.1 429 x\r\nRetry-After: Wed, 21 Oct 2026 07:28:00 GMT\r\n\r\n" + `{"error":{"message":"Rate limit exceeded"}}`)
+	f.Add("HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n" + token)
+	f.Add("HTTP/1.1 401 Unauthorized\r\n\r\n" + denied)
+	f.Add("HTTP/1.1 429 x\r\nRetry-After: Wed, 21 Oct 2026 07:28:00 GMT\r\n\r\n" + limited)
 	f.Fuzz(func(t *testing.T, answer string) {
-		w := newWorld(t, answer)
-		w.instance.Fault = answers(1, 2, 0, answer)
-		o := w.run(byHand)
-		token, left := w.cache()
-		given := token != "" && strings.Contains(answer, "200") && !strings.ContainsAny(token, " $:\"")
-		w.expect((o.failure == "") == given && (left > 0 || !given), "error %q and the token %q for %.0f s", o.failure, token, left)
+		w := newWorld(t)
+		w.ServiceNow.Intercept = func(rw http.ResponseWriter, r *http.Request, n int) bool {
+			return answers(1, "", answer)(rw, r, 2)
+		}
+		got := w.run(windmill.ByHand)
+		isGiven := w.Token() != "" && strings.Contains(answer, "200") && !strings.ContainsAny(w.Token(), " $:\"")
+		if (got.err == "") != isGiven || (isGiven && w.cached().lifetime() <= 0) {
+			t.Errorf("error %q, token %q for %s", got.err, w.Token(), w.cached().lifetime())
+		}
 	})
 }
 
-// FuzzResources: whatever others write into the two resources, a step neither believes it nor waits for ever.
 func FuzzResources(f *testing.F) {
-	f.Add(`{"token":"abc","expires_at":99999999999,"instance_url":"x","seal":"y"}`, `{"job":"x","at":1772366400}`)
-	f.Add(`null`, `{"job":"x","at":1772366400,"outcome":"x","refusals":-1,"refused_at":99999999999}`)
+	f.Add(`{"token":"abc","expires_at":99999999999,"instance_url":"x","job":"y","seal":"z"}`, `{"job":"x","at":1772366400}`)
+	f.Add(`null`, `{"job":"x","at":1772366400,"outcome":"x","refusals":-1,"hold":99999999999}`)
 	f.Add(`[]`, `{"Job":5,"outcome":"OK"}`)
-	f.Fuzz(func(t *testing.T, cached, entry string) {
-		w := newWorld(t, cached, " ", entry)
-		logins := fmt.Sprintf(`{%q:%s}`, w.snow.seal(), entry)
-		if !json.Valid([]byte(cached)) || !json.Valid([]byte(logins)) {
+	f.Fuzz(func(t *testing.T, cached, last string) {
+		w := newWorld(t)
+		failures := fmt.Sprintf(`{%q:%s}`, w.snow.seal(), last)
+		if !json.Valid([]byte(cached)) || !json.Valid([]byte(failures)) {
 			return
 		}
-		w.set(cachePath, json.RawMessage(cached))
-		w.set(loginsPath, json.RawMessage(logins))
-		o := w.run(step)
-		w.expect((o.failure != "" || o.logins > 0) && o.took <= 31*time.Second, "after %s: %d logins, error %q", o.took, o.logins, o.failure)
+		w.Windmill.Set(cachePath, json.RawMessage(cached))
+		w.Windmill.Set(failuresPath, json.RawMessage(failures))
+		if got := w.run(windmill.StepOfFlow); got.err == "" && got.logins == 0 {
+			t.Errorf("the run believed %s", cached)
+		}
 	})
 }
 
-func TestScriptYAMLAndGoModAgreeWithMainGo(t *testing.T) {
-	source, _ := os.ReadFile("main.go")
-	metadata, _ := os.ReadFile("script.yaml")
-	module, _ := os.ReadFile("go.mod")
-	head := regexp.MustCompile(`(?s)^package inner\n.*\n//require (\S+ v\S+)\n.*\nfunc main\(snow servicenow\) \(string, error\) {\n`)
-	require := head.FindSubmatch(source)
-	if require == nil || !strings.Contains(string(module), "\t"+string(require[1])+"\n") {
-		t.Errorf("main.go must begin with its package, require what go.mod does, and have Windmill's main: %q", require)
-	}
-	for _, want := range []string{"format: resource-servicenow", "`instance_url`", "`client_id`", "`client_secret`", "`username`",
-		"`password`", cachePath, loginsPath, "\ntimeout: 90\n"} {
-		if !strings.Contains(string(metadata), want) {
-			t.Errorf("script.yaml has no %q", want)
+func FuzzQueue(f *testing.F) {
+	f.Add(`[{"id":"job-1","job_kind":"script","started_at":"2026-03-01T11:59:59.000001Z"}]`)
+	f.Add(`[{"id":"job-1","job_kind":"script","started_at":null},null,{}]`)
+	f.Add(`{"id":5}`)
+	f.Fuzz(func(t *testing.T, queue string) {
+		w := newWorld(t)
+		w.Windmill.Intercept = func(rw http.ResponseWriter, r *http.Request, n int) bool {
+			return strings.HasSuffix(r.URL.Path, "queue/list") && answers(n, "200 "+queue)(rw, r, n)
 		}
+		got := w.run(windmill.StepOfFlow)
+		if got.took > turnLimit || (got.err == "") != (got.logins == 1) {
+			t.Errorf("%d logins after %s, error %q", got.logins, got.took, got.err)
+		}
+	})
+}
+
+// The repository, and a year.
+
+func TestFilesAgreeWithMainGo(t *testing.T) {
+	read := func(name string) string {
+		content, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(content)
+	}
+	head := regexp.MustCompile(`(?s)^package inner\n.*\n//require (\S+ v\S+)\n.*\nfunc main\(snow servicenow\) \(string, error\) {\n`)
+	require := head.FindStringSubmatch(read("main.go"))
+	if require == nil {
+		t.Fatal("main.go must begin with its package, require the client, and have Windmill's main")
+	}
+	wantIn(t, read("go.mod"), "\t"+require[1]+"\n")
+	for _, want := range []string{
+		"format: resource-servicenow", "`instance_url`", "`client_id`", "`client_secret`", "`username`", "`password`",
+		cachePath, failuresPath, "\ntimeout: 90\n",
+	} {
+		wantIn(t, read("script.yaml"), want)
 	}
 }
 
-// TestYear simulates a year, or with -short a week, of a schedule each 15 minutes and flows, with changes of the
-// password that are noticed a day late.
+// TestYear simulates a week, or as many days as SIMULATED_DAYS says: a schedule every 15 minutes, a hundred steps a
+// day, and passwords that change in ServiceNow a day before they change in Windmill.
 func TestYear(t *testing.T) {
-	days, changes := 364, 10
-	if testing.Short() {
-		days, changes = 7, 2
-	}
+	days, _ := strconv.Atoi(os.Getenv("SIMULATED_DAYS"))
+	days = max(days, 7)
+	period := 96 * max(days/10, 3) // in quarters of an hour
 	for _, lockAfter := range []int{5, 3} {
-		w := newWorld(t)
-		w.instance.LockAfter = lockAfter
-		chance, period := rand.New(rand.NewPCG(1, uint64(lockAfter))), days*96/changes
-		start := w.clock
-		for tick := range days * 96 {
-			w.clock = start.Add(time.Duration(tick) * 15 * time.Minute)
-			switch tick % period {
-			case period / 2: // the password changes in ServiceNow
-				w.accept(w.snow, false)
-				mended := w.snow
-				mended.Password = fmt.Sprint(thePassword, tick)
-				w.accept(mended, true)
-			case period/2 + 96: // and a day later in Windmill
-				refused := w.instance.Refusals("svc user").All
-				w.expect(refused <= 2*(tick/period+1), "day %d: %d refused logins", tick/96, refused)
-				w.snow.Password = fmt.Sprint(thePassword, tick-96)
+		t.Run(fmt.Sprintf("%d refusals lock", lockAfter), func(t *testing.T) {
+			w := newWorld(t)
+			w.ServiceNow.LockAfter = lockAfter
+			chance := rand.New(rand.NewPCG(1, uint64(lockAfter)))
+			changes := 0
+			for tick := range days * 96 {
+				w.clock = noon.Add(time.Duration(tick) * 15 * time.Minute)
+				next := w.snow
+				next.Password = fmt.Sprint(simulator.Sentinel, changes)
+				switch tick % period {
+				case period / 3: // The password changes in ServiceNow,
+					w.accept(w.snow, false)
+					w.accept(next, true)
+				case period/3 + 96: // and a day later in Windmill.
+					w.snow = next
+					changes++
+				}
+				w.run(windmill.BySchedule)
+				for chance.IntN(2) == 0 {
+					w.clock = w.clock.Add(time.Duration(chance.IntN(200)) * time.Second)
+					w.run(windmill.StepOfFlow)
+				}
 			}
-			w.run(bySchedule)
-			for chance.IntN(2) == 0 { // a hundred a day
-				w.clock = w.clock.Add(time.Duration(chance.IntN(200)) * time.Second)
-				w.run(step)
+			refusals := w.ServiceNow.Refusals("svc user")
+			if changes == 0 || refusals.All != 2*changes || !refusals.LockedUntil.IsZero() {
+				t.Errorf("%d changes of the password: %+v; want two refusals each and no lock", changes, refusals)
 			}
-		}
-		token, _ := w.cache()
-		locked := !w.instance.Refusals("svc user").LockedUntil.IsZero()
-		w.expect(w.instance.Valid(token) && !locked, "locked: %t; token: %q", locked, token)
+			if !w.ServiceNow.IsValid(w.Token()) {
+				t.Error("the cache holds no valid token")
+			}
+		})
 	}
 }
