@@ -3,15 +3,15 @@ package inner
 // Windmill compiles this file only if it begins with the word "package".
 //
 // This script gets an OAuth 2.0 access token from ServiceNow and stores it in the Windmill resource
-// f/ServiceNow/snow_token_cache, where other jobs read it. It uses the password grant (RFC 6749, section 4.3)
+// f/ServiceNow/snow_token_cache for other jobs to read. It uses the password grant (RFC 6749, section 4.3)
 // or, if the servicenow resource names no user, the client credentials grant (section 4.4).
 //
 // Run it by hand to verify the credentials, on a schedule to keep the token fresh, or as a step of a flow.
 // A step reuses the stored token until a minute before it expires. The result is "OK", never the token.
 //
-// ServiceNow may lock a user after a few refused logins. Jobs that run at the same time therefore take turns:
-// the first one logs in, and the others use its token or fail with its error. For later jobs, the script
-// records failed logins in f/ServiceNow/snow_token_failures.
+// ServiceNow may lock a user after a few refused logins. So when several jobs run at the same time, only the
+// one that started first logs in. The others wait, and then use its token or fail with its error. The script
+// records failed logins in f/ServiceNow/snow_token_failures, so that later jobs do not try again too early.
 
 //require github.com/windmill-labs/windmill-go-client v1.501.4
 
@@ -44,26 +44,26 @@ const (
 	cachePath    = "f/ServiceNow/snow_token_cache"
 	failuresPath = "f/ServiceNow/snow_token_failures"
 
-	expiryMargin    = time.Minute // a step does not reuse a token that has less time left
+	expiryMargin    = time.Minute // a step reuses a token only if it has more time left
 	defaultLifetime = 1800        // seconds, if ServiceNow does not send expires_in
 
-	runLimit   = 54 * time.Second // leaves a few seconds after turnLimit and loginLimit to store the outcome
-	turnLimit  = 30 * time.Second // from the start until a run may log in
-	loginLimit = 20 * time.Second // for both requests
-	stuckAfter = 24 * time.Second // how long a job may stay first in the queue before we skip it
-
+	runLimit     = 54 * time.Second
+	turnLimit    = 30 * time.Second       // how long a run waits for its turn
+	stuckAfter   = 24 * time.Second       // how long a job may stay first in the queue before we skip it
 	pollInterval = 500 * time.Millisecond // between two looks at the queue
+	loginLimit   = 20 * time.Second       // for both requests of a login
 	retryDelay   = time.Second            // before a failed request is sent again
 
-	// How many seconds other runs wait after a failed login.
+	// For how many seconds a failed login keeps other runs from trying the same credentials.
 	failureHold = 5
-	refusalHold = 600 // after a refusal; also the longest Retry-After that we respect
-	byHandHold  = 60  // at most, for a run by hand: somebody may just have fixed the cause
+	refusalHold = 600 // if it was refused; also the longest Retry-After that we respect
+	byHandHold  = 60  // at most, if the other run is by hand: somebody may have fixed the cause
 
-	maxBody  = 4 << 20 // bytes; the queue lists at most 1,000 jobs
+	maxBody  = 4 << 20 // bytes; enough for the 1,000 jobs that Windmill lists at most
 	maxQuote = 1000    // bytes
 
-	plainSigns = " .,:;'\"/()[]<>@=!?$|*_-" // none of them can encode part of a secret
+	// The punctuation that messages may quote. To encode a secret, URLs, JSON and HTML need other characters.
+	plainPunctuation = " .,:;'\"/()[]<>@=!?$|*_-"
 )
 
 var (
@@ -100,7 +100,7 @@ func main(snow servicenow) (string, error) {
 
 // The input.
 
-// clean trims and checks the fields. Its errors quote none of them: a password may be in the wrong field.
+// clean trims and checks the fields. Its errors never quote a field, which may hold a misplaced password.
 func clean(snow servicenow) (servicenow, error) {
 	cleaned := servicenow{
 		InstanceURL:  strings.TrimSpace(snow.InstanceURL),
@@ -126,9 +126,9 @@ func clean(snow servicenow) (servicenow, error) {
 	return cleaned, nil
 }
 
-// instanceAddress completes an instance_url. The result has no query and no trailing slash.
+// instanceAddress turns an instance_url into the address to which /oauth_token.do is appended.
 func instanceAddress(given string) (address string, ok bool) {
-	if strings.Contains(given, "@") { // a user name, or part of a misplaced password
+	if strings.Contains(given, "@") { // a user name, or a misplaced password
 		return "", false
 	}
 	full := strings.TrimRight(given, "/")
@@ -144,30 +144,29 @@ func instanceAddress(given string) (address string, ok bool) {
 		return "", false
 	}
 	host := strings.ToLower(parsed.Hostname())
-	if !isURL && !strings.Contains(host, ".") { // a typing error such as https//dev12345
+	if !isURL && !strings.Contains(host, ".") { // a typo such as https//dev12345
 		return "", false
 	}
 	isLocal := host == "localhost" || host == "127.0.0.1"
 	if parsed.Scheme != "https" && !(parsed.Scheme == "http" && isLocal) {
 		return "", false
 	}
-	address = parsed.Scheme + "://" + strings.ToLower(parsed.Host)
 	path := strings.TrimRight(parsed.EscapedPath(), "/")
-	if isPage(host, path) {
-		return address, true
-	}
-	return address + strings.TrimSuffix(path, "/oauth_token.do"), true // The path leads through a gateway.
+	return parsed.Scheme + "://" + strings.ToLower(parsed.Host) + gatewayPath(host, path), true
 }
 
-// isPage reports whether path belongs to a page, which somebody has copied from the browser.
-func isPage(host, path string) bool {
+// gatewayPath returns the part of a path that leads through a gateway. It drops the path of a page, which
+// somebody has copied from the browser.
+func gatewayPath(host, path string) string {
 	if strings.HasSuffix(host, ".service-now.com") || strings.HasSuffix(host, ".servicenowservices.com") {
-		return true
+		return ""
 	}
-	if strings.HasSuffix(path, "/oauth_token.do") {
-		return false
+	gateway, isEndpoint := strings.CutSuffix(path, "/oauth_token.do")
+	isPage := strings.HasSuffix(path, ".do") || strings.HasPrefix(path+"/", "/now/")
+	if isPage && !isEndpoint {
+		return ""
 	}
-	return strings.HasSuffix(path, ".do") || strings.HasPrefix(path, "/now/")
+	return strings.TrimRight(gateway, "/")
 }
 
 // The run.
@@ -201,10 +200,11 @@ func newRun(snow servicenow) *run {
 	}
 }
 
-// ensureToken finds or renews the token. Outside Windmill, it only tries the login.
+// ensureToken finds or renews the token. Outside Windmill, it only tests the login.
 func (r *run) ensureToken(ctx context.Context) error {
-	isInWindmill := os.Getenv("BASE_INTERNAL_URL")+os.Getenv("WM_WORKSPACE")+os.Getenv("WM_TOKEN") != ""
-	if !isInWindmill {
+	isOutside := os.Getenv("WM_TOKEN") == "" && os.Getenv("WM_WORKSPACE") == "" &&
+		os.Getenv("BASE_INTERNAL_URL") == ""
+	if isOutside {
 		fmt.Println("Not running in Windmill, so the token will not be stored.")
 		_, err := r.logIn(ctx)
 		return err
@@ -227,8 +227,8 @@ func (r *run) ensureToken(ctx context.Context) error {
 
 // findToken returns a token that makes a login unnecessary, or the zero cachedToken if this run must log in.
 func (r *run) findToken(ctx context.Context) (cachedToken, error) {
-	// If Windmill is too slow, give up before the login: there would be no time to record its outcome.
-	ctx, cancel := context.WithTimeout(ctx, turnLimit)
+	// If a call hangs, give up while there is still time to log in and to record the outcome.
+	ctx, cancel := context.WithTimeout(ctx, turnLimit+2*time.Second)
 	defer cancel()
 	cached, err := r.readCache(ctx)
 	if err != nil {
@@ -242,7 +242,7 @@ func (r *run) findToken(ctx context.Context) (cachedToken, error) {
 }
 
 // awaitTurn waits until this run may log in, and then returns the zero cachedToken. If another run stores a
-// token that differs from before, it returns that token. If another run's login fails, it returns an error.
+// token in the meantime, it returns that token. If another run's login fails, it returns an error.
 func (r *run) awaitTurn(ctx context.Context, before cachedToken) (cachedToken, error) {
 	waitingSince := make(map[string]time.Time) // by the ID of the job that was first in the queue
 	for deadline := now().Add(turnLimit); now().Before(deadline); sleep(pollInterval) {
@@ -262,12 +262,12 @@ func (r *run) awaitTurn(ctx context.Context, before cachedToken) (cachedToken, e
 		if err != nil {
 			return cachedToken{}, err
 		}
-		if err := r.heldBack(failures[r.key]); err != nil {
+		if err := r.checkHold(failures[r.key]); err != nil {
 			return cachedToken{}, err
 		}
 		first := r.firstInQueue(jobs, waitingSince)
 		if first == r.job {
-			// A run that could not record a refusal must not log in. So write the failures back first.
+			// Log in only if a refusal can be recorded. Writing the failures back unchanged proves it.
 			return cachedToken{}, r.write(ctx, failuresPath, failures)
 		}
 		if _, isWaiting := waitingSince[first]; !isWaiting {
@@ -293,16 +293,17 @@ func (r *run) renewToken(ctx context.Context) error {
 
 // The cache.
 
-// cachedToken is the content of the cache. Other scripts read the first three fields.
+// cachedToken is the content of the cache, or zero if there is no token. Other scripts read the first three
+// fields.
 type cachedToken struct {
 	Token       string `json:"token"`
 	ExpiresAt   int64  `json:"expires_at"` // Unix seconds
 	InstanceURL string `json:"instance_url"`
-	Job         string `json:"job"`  // that stored it; shows a new login even if ServiceNow repeats the token
-	Seal        string `json:"seal"` // proves that this script stored it, with the same credentials
+	Job         string `json:"job"`  // tells logins apart even if ServiceNow repeats the token
+	Seal        string `json:"seal"` // proves that this script stored the token, with the same credentials
 }
 
-// lifetime is how long the token is still valid.
+// lifetime returns how much longer the token is valid.
 func (c cachedToken) lifetime() time.Duration {
 	return time.Duration(c.ExpiresAt-now().Unix()) * time.Second
 }
@@ -341,7 +342,7 @@ type failure struct {
 	Job      string `json:"job"`
 	Outcome  string `json:"outcome"`
 	At       int64  `json:"at"`       // Unix seconds
-	Hold     int64  `json:"hold"`     // how many seconds other runs wait
+	Hold     int64  `json:"hold"`     // for so many seconds, other runs do not log in
 	Refusals int    `json:"refusals"` // since the last successful login
 }
 
@@ -355,40 +356,43 @@ func (r *run) readFailures(ctx context.Context) (map[string]failure, error) {
 	return failures, err
 }
 
-// heldBack returns an error if the last login with these credentials forbids another one for now.
-func (r *run) heldBack(last failure) error {
-	failed := fmt.Sprintf("job %s failed at %s: %s", r.quote(last.Job), utc(last.At), r.quote(last.Outcome))
-	// ServiceNow locks a user after five refusals in a row, or three if it counts each one twice (KB0749501).
-	mayLockUser := last.Refusals > 1 && r.snow.Username != ""
-	if mayLockUser && !r.isByHand {
-		return fmt.Errorf("%s. ServiceNow has refused these credentials %d times and may lock the user. "+
-			"Flows and schedules log in again after a run by hand has succeeded, the credentials in the "+
-			"servicenow resource have changed, or you have deleted %s", failed, last.Refusals, failuresPath)
-	}
+// checkHold returns an error if it is too early to log in after the last failure.
+func (r *run) checkHold(last failure) error {
 	hold := min(last.Hold, refusalHold)
 	if r.isByHand {
 		hold = min(hold, byHandHold)
 	}
 	age := now().Unix() - last.At
-	if age < hold && age > -hold { // The other worker's clock may be ahead.
-		return fmt.Errorf("%s. Run again after %s", failed, utc(last.At+hold))
+	isTooEarly := age < hold && age > -hold // The other worker's clock may be ahead.
+	// ServiceNow locks a user after five refusals in a row (KB0749501), or after three if it counts each one
+	// more than once. Only a person may risk the third.
+	mayLockUser := last.Refusals > 1 && r.snow.Username != "" && !r.isByHand
+	if !isTooEarly && !mayLockUser {
+		return nil
 	}
-	return nil
+	advice := "Run again after " + utc(last.At+hold)
+	if mayLockUser {
+		advice = fmt.Sprintf("ServiceNow has refused these credentials %d times and may lock the user. "+
+			"Flows and schedules will not log in until a run by hand succeeds, the credentials in the "+
+			"servicenow resource change, or you delete %s", last.Refusals, failuresPath)
+	}
+	return fmt.Errorf("job %s failed at %s: %s. %s",
+		r.quote(last.Job), utc(last.At), r.quote(last.Outcome), advice)
 }
 
 func utc(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }
 
-// recordOutcome tells later runs how this run's login ended.
+// recordOutcome records for later runs how this run's login ended.
 func (r *run) recordOutcome(ctx context.Context, loginErr error) error {
 	failures, err := r.readFailures(ctx)
 	if err != nil {
 		return err
 	}
-	last, hasFailed := failures[r.key]
+	previous, isRecorded := failures[r.key]
 	switch {
 	case loginErr != nil:
-		failures[r.key] = r.newFailure(last, loginErr)
-	case hasFailed:
+		failures[r.key] = r.newFailure(previous, loginErr)
+	case isRecorded:
 		delete(failures, r.key)
 	default:
 		return nil
@@ -396,14 +400,13 @@ func (r *run) recordOutcome(ctx context.Context, loginErr error) error {
 	return r.write(ctx, failuresPath, failures)
 }
 
-// newFailure describes a failed login that follows the failure last.
-func (r *run) newFailure(last failure, loginErr error) failure {
+// newFailure returns the record of a failed login. It replaces the previous record.
+func (r *run) newFailure(previous failure, loginErr error) failure {
 	latest := failure{
-		Job:      r.job,
-		Outcome:  loginErr.Error(),
-		At:       now().Unix(),
-		Hold:     failureHold,
-		Refusals: last.Refusals,
+		Job:     r.job,
+		Outcome: loginErr.Error(),
+		At:      now().Unix(),
+		Hold:    failureHold,
 	}
 	var failed *loginError
 	if !errors.As(loginErr, &failed) { // The login succeeded, but the token could not be stored.
@@ -411,6 +414,7 @@ func (r *run) newFailure(last failure, loginErr error) failure {
 	}
 	latest.Outcome = failed.outcome
 	latest.Hold = max(failureHold, failed.retryAfter)
+	latest.Refusals = previous.Refusals
 	if failed.isRefusal {
 		latest.Hold = refusalHold
 		latest.Refusals++
@@ -435,16 +439,16 @@ func (job queuedJob) startedBefore(other queuedJob) bool {
 	return job.StartedAt.Before(other.StartedAt)
 }
 
-// firstInQueue returns the ID of the job that started first, unless that job cannot log in any more.
+// firstInQueue returns the ID of the job that started first. It skips jobs that can no longer log in.
 func (r *run) firstInQueue(jobs []queuedJob, waitingSince map[string]time.Time) string {
 	index := slices.IndexFunc(jobs, func(job queuedJob) bool { return job.ID == r.job })
-	if index < 0 { // This job has been cancelled, or it may not see the queue.
+	if index < 0 { // Windmill does not list this job, so nobody waits for it.
 		return r.job
 	}
 	own := jobs[index]
 	first := own
 	for _, job := range jobs {
-		// A deployment of this script has the same path, and so has the flow around a schedule with retries.
+		// A job that deploys this script, or a flow around a schedule with retries, has the same path.
 		isOtherKind := job.Kind != own.Kind
 		isDead := own.StartedAt.Sub(job.StartedAt) > runLimit // No run takes longer.
 		since, isWaiting := waitingSince[job.ID]
@@ -479,7 +483,7 @@ func (r *run) readQueue(ctx context.Context) ([]queuedJob, error) {
 	return jobs, nil
 }
 
-// read decodes the resource at path into value. It leaves out what is missing or has another type.
+// read decodes the resource at path into value. What is missing or has another type stays as it is.
 func (r *run) read(ctx context.Context, path string, value any) error {
 	action := "read " + path
 	status, body, err := r.call(ctx, action, func() (*http.Response, error) {
@@ -533,35 +537,35 @@ func (r *run) call(
 	return status, body, nil
 }
 
-// isWindmillFault reports whether Windmill or its database failed. A missing right is a database error, too.
+// isWindmillFault reports whether Windmill or its database failed. A missing permission is a database error
+// that is no fault.
 func isWindmillFault(status int, body []byte) bool {
 	isDatabaseError := strings.HasPrefix(string(body), "Sql")
-	isMissingRight := strings.Contains(string(body), "row-level security")
-	return status >= 500 || (isDatabaseError && !isMissingRight)
+	isMissingPermission := strings.Contains(string(body), "row-level security")
+	return status >= 500 || (isDatabaseError && !isMissingPermission)
 }
 
-// unexpected describes an answer from Windmill that is not what the script needs, and says what to check.
+// unexpected describes a response from Windmill that the script cannot use, and says what to check.
 func (r *run) unexpected(action string, status int, body []byte) error {
-	text, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n") // More lines list rights and tokens.
-	if status == http.StatusOK {
+	// The first line says what went wrong. Later lines may list permissions and tokens.
+	text, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
+	if status/100 == 2 {
 		text = "not the expected JSON" // The body may contain the token.
 	}
-	answer := statusLine(status) + ", " + r.quote(strings.TrimRight(text, ".: "))
-	advice := "Check BASE_INTERNAL_URL and Windmill's server log"
 	isDenied := status == 400 || status == 401 || status == 403
-	switch {
-	case isWindmillFault(status, body):
-		// The advice above fits.
-	case strings.HasSuffix(text, "Unauthorized"):
-		advice = "Check WM_TOKEN, which Windmill does not accept"
-	case isDenied:
+	advice := "Check BASE_INTERNAL_URL and Windmill's server log"
+	if isDenied && !isWindmillFault(status, body) {
 		advice = "Check that the folder f/ServiceNow exists and that " + os.Getenv("WM_PERMISSIONED_AS") +
 			" may read and write in it"
 	}
-	return fmt.Errorf("could not %s: Windmill answered %s. %s", action, answer, advice)
+	if strings.HasSuffix(text, "Unauthorized") {
+		advice = "Windmill has rejected WM_TOKEN. Run the job again"
+	}
+	return fmt.Errorf("could not %s: Windmill answered %s, %s. %s",
+		action, statusLine(status), r.quote(strings.TrimRight(text, ".: ")), advice)
 }
 
-// receive reads the answer to a request.
+// receive reads the response to a request.
 func receive(response *http.Response, sendErr error) (status int, body []byte, err error) {
 	if sendErr != nil {
 		return 0, nil, sendErr
@@ -574,16 +578,18 @@ func receive(response *http.Response, sendErr error) (status int, body []byte, e
 	return response.StatusCode, body, err
 }
 
-// reason returns the text of err without the URL that http.Client adds.
+// reason returns the text of err without the URL that http.Client adds, and without quotes.
 func reason(err error) string {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return "timed out"
 	}
+	text := err.Error()
 	var failed *url.Error
 	if errors.As(err, &failed) {
-		return failed.Err.Error()
+		text = failed.Err.Error()
 	}
-	return err.Error()
+	unquoted, _, _ := strings.Cut(text, `"`) // Quotes contain what a server sent, or the address of a proxy.
+	return strings.TrimRight(unquoted, " :(")
 }
 
 // statusLine returns a status with its name, such as "401 Unauthorized".
@@ -593,7 +599,7 @@ func statusLine(status int) string {
 
 // ServiceNow's token endpoint.
 
-// loginError says why ServiceNow gave no token, and what to check.
+// loginError says why ServiceNow issued no token, and what to check.
 type loginError struct {
 	outcome     string // who was asked, and what came back
 	advice      string // what to check
@@ -604,7 +610,7 @@ type loginError struct {
 
 func (e *loginError) Error() string { return e.outcome + ". " + e.advice }
 
-// logIn gets a new token. It tries once more after a fault that may pass.
+// logIn gets a new token. It tries once more after a transient failure.
 func (r *run) logIn(ctx context.Context) (cachedToken, error) {
 	ctx, cancel := context.WithTimeout(ctx, loginLimit)
 	defer cancel()
@@ -622,8 +628,8 @@ func (r *run) logIn(ctx context.Context) (cachedToken, error) {
 	return fresh, nil
 }
 
-// tokenAnswer is the answer of a token endpoint (RFC 6749, sections 5.1 and 5.2).
-type tokenAnswer struct {
+// tokenResponse is the response of a token endpoint (RFC 6749, sections 5.1 and 5.2).
+type tokenResponse struct {
 	AccessToken  string `json:"access_token"`
 	RefreshToken string `json:"refresh_token"` // not used, but no message may contain it
 	ExpiresIn    any    `json:"expires_in"`    // seconds, as a number or in quotes
@@ -631,12 +637,12 @@ type tokenAnswer struct {
 	Description  string `json:"error_description"`
 }
 
-// seconds returns the lifetime of the token, or 0 if expires_in makes no sense.
-func (a tokenAnswer) seconds() int64 {
-	if a.ExpiresIn == nil {
+// seconds returns the lifetime of the token, or 0 if expires_in is not a number.
+func (t tokenResponse) seconds() int64 {
+	if t.ExpiresIn == nil {
 		return defaultLifetime
 	}
-	seconds, err := strconv.ParseFloat(fmt.Sprint(a.ExpiresIn), 64)
+	seconds, err := strconv.ParseFloat(fmt.Sprint(t.ExpiresIn), 64)
 	if err != nil || math.IsNaN(seconds) {
 		return 0
 	}
@@ -645,19 +651,19 @@ func (a tokenAnswer) seconds() int64 {
 
 // requestToken asks ServiceNow for a token once.
 func (r *run) requestToken(ctx context.Context) (cachedToken, *loginError) {
-	askedAt := now().Unix() // The lifetime counts from here, in case the answer is slow.
+	askedAt := now().Unix() // The lifetime counts from here, in case the response is slow.
 	response, err := r.post(ctx)
 	status, body, err := receive(response, err)
-	needsBody := status == 0 || status == http.StatusOK // A refusal counts even if its body breaks off.
-	if err != nil && needsBody {
+	isRefusedOrFailed := status != 0 && status != http.StatusOK // The status is enough, even without a body.
+	if err != nil && !isRefusedOrFailed {
 		return cachedToken{}, &loginError{
 			outcome:     r.snow.InstanceURL + " did not answer: " + r.quote(reason(err)),
 			advice:      "Check instance_url, and this worker's network, DNS, certificates and proxy",
 			isTransient: true,
 		}
 	}
-	var answer tokenAnswer
-	_ = json.Unmarshal(body, &answer) // This leaves out fields of another type.
+	var answer tokenResponse
+	_ = json.Unmarshal(body, &answer) // Fields of another type stay empty.
 	r.secrets = append(r.secrets, answer.AccessToken, answer.RefreshToken)
 	if status != http.StatusOK || answer.Error != "" || !bearerToken.MatchString(answer.AccessToken) {
 		return cachedToken{}, r.explain(response, body, answer)
@@ -669,7 +675,8 @@ func (r *run) requestToken(ctx context.Context) (cachedToken, *loginError) {
 	})
 	if fresh.lifetime() <= 0 {
 		return cachedToken{}, &loginError{
-			outcome:     r.snow.InstanceURL + " sent a token that has already expired",
+			outcome: r.snow.InstanceURL + " sent a token that has already expired" +
+				r.detail("expires_in", fmt.Sprint(answer.ExpiresIn)),
 			advice:      "Run again",
 			isTransient: true,
 		}
@@ -704,8 +711,8 @@ func (r *run) post(ctx context.Context) (*http.Response, error) {
 	return client.Do(request)
 }
 
-// explain turns an answer without a usable token into an error.
-func (r *run) explain(response *http.Response, body []byte, answer tokenAnswer) *loginError {
+// explain turns a response without a usable token into an error.
+func (r *run) explain(response *http.Response, body []byte, answer tokenResponse) *loginError {
 	status := response.StatusCode
 	outcome := fmt.Sprintf("%s answered %s", response.Request.URL, statusLine(status))
 	outcome += r.detail("error", answer.Error)
@@ -722,7 +729,7 @@ func (r *run) explain(response *http.Response, body []byte, answer tokenAnswer) 
 		outcome:     outcome,
 		advice:      advice,
 		isRefusal:   isOAuthRefusal || status == 401,
-		isTransient: isBusy && retryAfter == 0,
+		isTransient: isBusy && retryAfter <= 0,
 		retryAfter:  retryAfter,
 	}
 }
@@ -735,7 +742,7 @@ func (r *run) detail(name, text string) string {
 	return ", " + name + " " + r.quote(text)
 }
 
-// refusalAdvice lists the causes of a refusal (KB0791140, KB1115956). ServiceNow does not tell them apart.
+// refusalAdvice lists the likely causes of a refusal (KB0791140, KB1115956). The response does not name one.
 func (r *run) refusalAdvice() string {
 	if r.snow.Username == "" {
 		return "Check client_id and client_secret. " +
@@ -750,7 +757,7 @@ func (r *run) refusalAdvice() string {
 		`Search ServiceNow's system log for "Exception on token flow"`
 }
 
-// faultAdvice says what to check after an answer that is not an OAuth error.
+// faultAdvice says what to check after a response that is not an OAuth error.
 func faultAdvice(status int, body string) string {
 	switch {
 	case strings.Contains(body, "instance-hibernating-page"):
@@ -762,7 +769,7 @@ func faultAdvice(status int, body string) string {
 	case status == 429 || status >= 500:
 		return "The instance, or a gateway in between, is busy or failing"
 	default:
-		return "This is not the answer of a token endpoint. Check instance_url, the credentials, " +
+		return "This is not a token endpoint's response. Check instance_url, the credentials, " +
 			"and any gateway or proxy in between"
 	}
 }
@@ -771,7 +778,7 @@ func faultAdvice(status int, body string) string {
 func (r *run) quote(text string) string {
 	const hidden = "(hidden: it may contain a secret)"
 	mayEncode := func(c rune) bool {
-		return !unicode.IsLetter(c) && !unicode.IsDigit(c) && !strings.ContainsRune(plainSigns, c)
+		return !unicode.IsLetter(c) && !unicode.IsDigit(c) && !strings.ContainsRune(plainPunctuation, c)
 	}
 	if text == "" {
 		return "(empty)"

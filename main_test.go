@@ -315,9 +315,12 @@ func TestOutsideWindmill(t *testing.T) {
 		w.accept(w.snow, false)
 		w.check(outside, 1, "answered 401 Unauthorized")
 	})
-	t.Run("one variable is missing", func(t *testing.T) {
-		newWorld(t).check(outside[2:], 0, "could not read "+cachePath+": Windmill did not answer: unsupported protocol scheme")
-	})
+	for i, set := range outside {
+		t.Run("only "+set, func(t *testing.T) {
+			others := append(outside[:i:i], outside[i+1:]...)
+			newWorld(t).check(others, 0, "did not log in to ServiceNow: could not read "+cachePath+": Windmill ")
+		})
+	}
 }
 
 func TestCallsOnTheWire(t *testing.T) {
@@ -408,6 +411,8 @@ var addresses = []struct{ name, given, want string }{
 	{"a gateway without a domain", "https://gateway/snow", "https://gateway/snow"},
 	{"a gateway's endpoint", "https://gw.example.com/snow/oauth_token.do", "https://gw.example.com/snow"},
 	{"a gateway's endpoint and a slash", "https://gw.example.com/snow/oauth_token.do/", "https://gw.example.com/snow"},
+	{"a gateway's endpoint, a slash and a query", "https://gw.example.com/snow/oauth_token.do/?x", "https://gw.example.com/snow"},
+	{"an empty part of a path", "https://gw.example.com/snow//oauth_token.do", "https://gw.example.com/snow"},
 	{"an instance's endpoint", "https://it.example.com/oauth_token.do", "https://it.example.com"},
 	{"an escaped path", "gw.example.com:8443/a%2Fb", "https://gw.example.com:8443/a%2Fb"},
 	{"a port", "https://gateway:8443", "https://gateway:8443"},
@@ -560,8 +565,9 @@ func TestHeldBack(t *testing.T) {
 	planted := failure{Job: "<#>", Outcome: "100 %", At: noon.Unix(), Hold: 1 << 60}
 	after503 := failure{Job: "job-1", Outcome: "HOST answered 503", At: noon.Unix(), Hold: 5, Refusals: 2}
 	const hand, schedule, step = "hand", "schedule", "step"
+	const hidden = "(hidden: it may contain a secret)"
 	const job0 = "job job-0 failed at 2026-03-01T12:00:00Z: HOST answered "
-	const locked = "ServiceNow has refused these credentials 2 times and may lock the user. Flows and schedules log in"
+	const locked = "ServiceNow has refused these credentials 2 times and may lock the user. Flows and schedules will not log in"
 	for _, test := range []struct {
 		name      string
 		last      failure
@@ -589,7 +595,7 @@ func TestHeldBack(t *testing.T) {
 		{"refused twice, then failed", after503, schedule, time.Hour, locked},
 		{"the other clock is ahead by less than the hold", refused(1), step, -599 * time.Second, job0 + "401"},
 		{"the other clock is ahead by the hold", refused(1), step, -600 * time.Second, ""},
-		{"planted", planted, step, 599 * time.Second, "job (hidden: it may contain a secret) failed"},
+		{"planted", planted, step, 599 * time.Second, "job " + hidden + " failed at 2026-03-01T12:00:00Z: " + hidden},
 		{"planted, later", planted, step, 600 * time.Second, ""},
 		{"nothing", failure{}, step, 0, ""},
 	} {
@@ -744,6 +750,8 @@ func TestTurn(t *testing.T) {
 		took   time.Duration
 		logins int
 		err    string
+		// waitsFor is the job that the run waits for first, if that matters.
+		waitsFor string
 	}{
 		{name: "alone", logins: 1},
 		{name: "an earlier job stores a token", queue: []windmill.QueuedJob{earlier},
@@ -776,7 +784,7 @@ func TestTurn(t *testing.T) {
 			{ID: "job-1", Kind: "script", ScriptPath: "f/ServiceNow/other", StartedAt: noon.Add(-time.Second)}}},
 		{name: "three jobs, one after the other", queue: []windmill.QueuedJob{
 			job("job-2", "script", noon.Add(-2*time.Second)), job("job-3", "script", noon.Add(-3*time.Second)), earlier},
-			then: event{20 * time.Second, stores("abc", time.Hour)}, took: 20 * time.Second},
+			then: event{20 * time.Second, stores("abc", time.Hour)}, took: 20 * time.Second, waitsFor: "job-3"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -803,7 +811,7 @@ func TestTurn(t *testing.T) {
 			if !strings.Contains(got.err, test.err) || (test.err == "") != (got.err == "") {
 				t.Errorf("error = %q; want %q", got.err, test.err)
 			}
-			isAnnounced := strings.Contains(got.log, "Waiting for job job-")
+			isAnnounced := strings.HasPrefix(got.log, "Waiting for job "+test.waitsFor)
 			if isAnnounced != (test.took > 0) {
 				t.Errorf("log = %s", got.log)
 			}
@@ -872,18 +880,21 @@ func TestFaultsOfWindmill(t *testing.T) {
 		{name: "too many clients", answer: "400 " + clients, isFor: 9, want: "Bad Request, " + clients + server},
 		{name: "a secret in the answer", answer: "500 " + simulator.JobToken, isFor: 9, want: "(hidden"},
 		{name: "the connection ends", answer: "", isFor: 99, want: "did not answer: EOF. Check BASE_INTERNAL_URL"},
-		{name: "no HTTP", answer: simulator.JobToken + "\r\n\r\n", isFor: 99, want: "did not answer: (hidden"},
+		{name: "no HTTP", answer: simulator.JobToken + "\r\n\r\n", isFor: 99, want: "transport connection broken: malformed HTTP response. Check"},
 		{name: "101", answer: "HTTP/1.1 101 x\r\n\r\n", isFor: 1, want: "answered 101 Switching Protocols, (empty)" + server},
 		{name: "200 with a page", answer: "200 " + html, isFor: 1, want: "answered 200 OK, not the expected JSON" + server},
 		{name: "200 with half a record", answer: `200 {"token":"abc`, isFor: 1, want: "200 OK, not the expected JSON" + server},
 		{name: "an invalid token", answer: "401 Not authorized: Unauthorized\n" + simulator.JobToken[:9], isFor: 1,
-			want: "answered 401 Unauthorized, Not authorized: Unauthorized. Check WM_TOKEN, which Windmill does not accept"},
-		{name: "an invalid token, in 2025's words", answer: "401 Unauthorized", isFor: 1, want: "Check WM_TOKEN"},
+			want: "answered 401 Unauthorized, Not authorized: Unauthorized. Windmill has rejected WM_TOKEN. Run the job again"},
+		{name: "an invalid token, in 2025's words", answer: "401 Unauthorized", isFor: 1, want: ". Windmill has rejected WM_TOKEN"},
 		{name: "no right to read", answer: "401 Not authorized: You don't have access to it:\nperms", isFor: 1,
 			want: "answered 401 Unauthorized, Not authorized: You don't have access to it" + folder},
 		{name: "no right to write", answer: "400 " + denied, isFor: 1, want: denied + folder},
 		{name: "a protection rule", answer: "403 Permission denied: x", isFor: 1, want: "Permission denied: x" + folder},
 		{name: "404 of a gateway", answer: "404 " + html, isFor: 1, want: "answered 404 Not Found, <html>" + server},
+		{name: "another success", answer: "202 []", isFor: 1, want: "answered 202 Accepted, not the expected JSON" + server},
+		{name: "400 in the words of a 404", answer: "400 Not found: Resource x", isFor: 1,
+			want: "answered 400 Bad Request, Not found: Resource x" + folder},
 		{name: "404 for a write", answer: "404 Not found: Resource x", isFor: 1, isNoRead: true,
 			want: "answered 404 Not Found, Not found: Resource x" + server},
 		{name: "200 for a write", answer: "200 {}", isFor: 1, isNoRead: true, want: "answered 200 OK, not the expected JSON"},
@@ -1020,7 +1031,7 @@ const (
 	token   = `{"access_token":"abc","expires_in":1799}`
 	// The two kinds of advice for a refusal, and the advice for what is no OAuth answer.
 	checkUser = ". Check client_id, client_secret, username and password. The user must be active"
-	checkURL  = ". This is not the answer of a token endpoint. Check instance_url, the credentials, and any gateway"
+	checkURL  = ". This is not a token endpoint's response. Check instance_url, the credentials, and any gateway"
 	busy      = ". The instance, or a gateway in between, is busy or failing"
 	away      = ". Check instance_url, and this worker's network, DNS, certificates and proxy"
 )
@@ -1080,9 +1091,9 @@ func TestAnswers(t *testing.T) {
 		{"503 twice", []string{"503", "503"}, 0, 5, "answered 503 Service Unavailable" + busy},
 		{"503, then refused", []string{"503", "401 " + denied}, 1, 600, "answered 401 Unauthorized, error server_error"},
 		{"no answer", []string{"", ""}, 0, 5, "did not answer: EOF" + away},
-		{"no HTTP", many(simulator.Account.Password + "\r\n\r\n")[:2], 0, 5, "did not answer: (hidden"},
+		{"no HTTP", many(simulator.Account.Password + "\r\n\r\n")[:2], 0, 5, "malformed HTTP status code" + away},
 		{"an expired token", many(`200 {"access_token":"abc","expires_in":0}`)[:2], 0, 5,
-			"sent a token that has already expired. Run again"},
+			"sent a token that has already expired, expires_in 0. Run again"},
 		{"a negative lifetime", many(`200 {"access_token":"abc","expires_in":-5}`)[:2], 0, 5, "already expired"},
 		{"a lifetime that is text", many(`200 {"access_token":"abc","expires_in":"soon"}`)[:2], 0, 5, "already expired"},
 		{"a lifetime that is no number", many(`200 {"access_token":"abc","expires_in":"NaN"}`)[:2], 0, 5, "already expired"},
@@ -1145,6 +1156,8 @@ func TestQuotes(t *testing.T) {
 		{"as in a path", describe(url.PathEscape(password)), hidden},
 		{"as in HTML", describe("s&#51;ntinel Pass*word"), hidden},
 		{"a percent sign", describe("100 %"), hidden},
+		{"an ampersand", describe("a&b"), hidden},
+		{"a plus sign", describe("a+b"), hidden},
 		{"a backslash", describe(`a\b`), hidden},
 		{"a brace", describe("{"), hidden},
 		{"a line break", describe("a\nb"), hidden},

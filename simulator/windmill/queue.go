@@ -44,12 +44,12 @@ func (ws *Workspace) Queue() []QueuedJob {
 	return slices.Clone(ws.queue)
 }
 
-// list returns the jobs that match a query and that the user may see, newest first. Whoever may read the folder of a
+// list returns the jobs that match a query and that the user may see, the latest to be added first. Whoever may read the folder of a
 // script sees all jobs of that script. Everybody sees their own.
 func (ws *Workspace) list(query url.Values, token string) []map[string]any {
 	found := []map[string]any{}
 	jobs := ws.Queue()
-	slices.SortFunc(jobs, func(a, b QueuedJob) int { return b.StartedAt.Compare(a.StartedAt) })
+	slices.Reverse(jobs)
 	for _, job := range jobs {
 		isRunning := !job.StartedAt.IsZero()
 		if wanted := query.Get("running"); wanted != "" && wanted != strconv.FormatBool(isRunning) {

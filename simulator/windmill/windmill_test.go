@@ -108,8 +108,8 @@ func TestQueue(t *testing.T) {
 	const waiting = `{"id":"4","job_kind":"script","permissioned_as":"u/stranger","running":false,"script_path":"f/a/x",` +
 		`"started_at":null}`
 	for _, test := range []struct{ name, token, query, want string }{
-		{"running", "reader", "?script_path_exact=f%2Fa%2Fx&running=true", job + "," + flow},
-		{"all", "reader", "?script_path_exact=f%2Fa%2Fx", job + "," + flow + "," + waiting},
+		{"running", "reader", "?script_path_exact=f%2Fa%2Fx&running=true", flow + "," + job},
+		{"all", "reader", "?script_path_exact=f%2Fa%2Fx", waiting + "," + flow + "," + job},
 		{"waiting", "reader", "?running=false", waiting},
 		{"a stranger sees only his own", "stranger", "?script_path_exact=f/a/x&running=true", ""},
 		{"an unknown script", "reader", "?script_path_exact=f/a/y", ""},
