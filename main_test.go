@@ -296,7 +296,9 @@ func TestWhatStartedIt(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			w := newWorld(t)
 			w.store("abc", 10*time.Minute, "job-0")
-			w.check(test.startedBy, test.logins, "")
+			if got := w.check(test.startedBy, test.logins, ""); got.took > 0 {
+				t.Errorf("the run waited for %s", got.took)
+			}
 		})
 	}
 }
@@ -531,29 +533,6 @@ func TestWhoseTokenIsReused(t *testing.T) {
 	}
 }
 
-func TestCacheThatIsNoRecord(t *testing.T) {
-	for _, content := range []string{`null`, `5`, `"$var:f/x/y"`, `[]`, `{}`, `{"token":{},"expires_at":"x"}`} {
-		t.Run(content, func(t *testing.T) {
-			w := newWorld(t)
-			w.Set(cachePath, json.RawMessage(content))
-			w.check(windmill.StepOfFlow, 1, "")
-		})
-	}
-}
-
-func TestFailedLoginLeavesTheCacheAlone(t *testing.T) {
-	for _, answer := range []string{"401 no", "503 busy", "200 <html>", ""} {
-		t.Run("answer "+answer, func(t *testing.T) {
-			w := newWorld(t)
-			w.Set(cachePath, json.RawMessage(`{"token": "of the Python script", "expires_at": 1772366400.5}`))
-			before := string(w.Windmill.Get(cachePath))
-			w.ServiceNow.Intercept = answers(1, answer, answer)
-			w.run(windmill.BySchedule)
-			wantEqual(t, "the cache", string(w.Windmill.Get(cachePath)), before)
-		})
-	}
-}
-
 // The failures.
 
 func TestHeldBack(t *testing.T) {
@@ -695,24 +674,6 @@ func TestOtherFailuresAreKept(t *testing.T) {
 	}
 }
 
-func TestFailuresThatAreNoRecord(t *testing.T) {
-	for _, content := range []string{`null`, `5`, `[]`, `"x"`, `{"KEY":null}`, `{"KEY":{"at":"x","refusals":{}}}`} {
-		for _, isAccepted := range []bool{true, false} {
-			t.Run(fmt.Sprint(content, " accepted ", isAccepted), func(t *testing.T) {
-				w := newWorld(t)
-				w.accept(w.snow, isAccepted)
-				w.Windmill.Set(failuresPath, json.RawMessage(strings.ReplaceAll(content, "KEY", w.snow.seal())))
-				if w.run(windmill.ByHand).logins != 1 {
-					t.Error("the run did not log in")
-				}
-				if got := w.failures()[w.snow.seal()].Refusals; (got == 1) == isAccepted {
-					t.Errorf("refusals on record = %d", got)
-				}
-			})
-		}
-	}
-}
-
 func TestTokenThatCannotBeStoredIsAFailure(t *testing.T) {
 	w := newWorld(t)
 	w.Windmill.Intercept = answers(6, "502 x", "502 x")
@@ -816,13 +777,6 @@ func TestTurn(t *testing.T) {
 				t.Errorf("log = %s", got.log)
 			}
 		})
-	}
-}
-
-func TestScheduleWithRetriesDoesNotWaitForItsOwnFlow(t *testing.T) {
-	got := newWorld(t).check(windmill.ByScheduleWithRetry, 1, "")
-	if got.took > 0 {
-		t.Errorf("the run waited for %s", got.took)
 	}
 }
 
@@ -1102,6 +1056,8 @@ func TestAnswers(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			w := newWorld(t)
 			w.ServiceNow.Intercept = answers(1, test.answers...)
+			const python = `{"token": "of the Python script", "expires_at": 1772366400.5}`
+			w.Windmill.Set(cachePath, json.RawMessage(python))
 			got := w.check(windmill.BySchedule, len(test.answers), test.want)
 			pause := time.Duration(len(test.answers)-1) * time.Second
 			if got.took != pause || strings.Count(got.log, ". Trying once more.\n") != len(test.answers)-1 {
@@ -1111,6 +1067,7 @@ func TestAnswers(t *testing.T) {
 				wantEqual(t, "the token", w.Token(), "abc")
 				return
 			}
+			wantEqual(t, "the cache", string(w.Windmill.Get(cachePath)), python)
 			recorded := w.failures()[w.snow.seal()]
 			if recorded.Refusals != test.refusals || recorded.Hold != test.hold || recorded.At != w.clock.Unix() {
 				t.Errorf("recorded %+v; want %d refusals and a hold of %d s", recorded, test.refusals, test.hold)
@@ -1194,19 +1151,28 @@ func FuzzAnswer(f *testing.F) {
 }
 
 func FuzzResources(f *testing.F) {
-	f.Add(`{"token":"abc","expires_at":99999999999,"instance_url":"x","job":"y","seal":"z"}`, `{"job":"x","at":1772366400}`)
-	f.Add(`null`, `{"job":"x","at":1772366400,"outcome":"x","refusals":-1,"hold":99999999999}`)
-	f.Add(`[]`, `{"Job":5,"outcome":"OK"}`)
-	f.Fuzz(func(t *testing.T, cached, last string) {
-		w := newWorld(t)
-		failures := fmt.Sprintf(`{%q:%s}`, w.snow.seal(), last)
-		if !json.Valid([]byte(cached)) || !json.Valid([]byte(failures)) {
-			return
-		}
-		w.Windmill.Set(cachePath, json.RawMessage(cached))
-		w.Windmill.Set(failuresPath, json.RawMessage(failures))
-		if got := w.run(windmill.StepOfFlow); got.err == "" && got.logins == 0 {
-			t.Errorf("the run believed %s", cached)
+	f.Add(`{"token":"abc","expires_at":99999999999,"instance_url":"x","job":"y","seal":"z"}`, `{"KEY":{"at":"x"}}`)
+	f.Add(`{"token":{},"expires_at":"x"}`, `{"KEY":{"job":"x","refusals":-1,"hold":99999999999,"at":1772366400}}`)
+	for _, content := range []string{`null`, `5`, `"$var:f/x/y"`, `[]`, `{}`, `{"KEY":null}`} {
+		f.Add(content, content)
+	}
+	f.Fuzz(func(t *testing.T, cached, failures string) {
+		for _, isAccepted := range []bool{true, false} {
+			w := newWorld(t)
+			w.accept(w.snow, isAccepted)
+			failures := strings.ReplaceAll(failures, "KEY", w.snow.seal())
+			if !json.Valid([]byte(cached)) || !json.Valid([]byte(failures)) {
+				return
+			}
+			w.Windmill.Set(cachePath, json.RawMessage(cached))
+			w.Windmill.Set(failuresPath, json.RawMessage(failures))
+			got := w.run(windmill.StepOfFlow)
+			if got.err == "" && got.logins == 0 {
+				t.Errorf("the run believed %s", cached)
+			}
+			if _, isRecorded := w.failures()[w.snow.seal()]; got.logins > 0 && isRecorded == isAccepted {
+				t.Errorf("accepted: %t, and recorded as a failure: %t", isAccepted, isRecorded)
+			}
 		}
 	})
 }
