@@ -2,139 +2,144 @@ package windmill_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
-	"slices"
-	"strconv"
+	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
-	"servicenow-token/local/servicenow"
-	"servicenow-token/local/windmill"
+	"servicenow-token/simulator"
+	"servicenow-token/simulator/windmill"
 )
 
-const (
-	stepFile  = "f/ServiceNow/open_incidents.flow/count_open_incidents.go"
-	cachePath = "f/ServiceNow/snow_token_cache"
-	snowPath  = "f/ServiceNow_login/servicenow"
-	jobToken  = "S3cret-job-token"
-)
+// stepPath is where these tests deploy the second step of the flow open_incidents.
+const stepPath = "f/ServiceNow/count_open_incidents"
 
-// newWorker starts a Windmill for a user who may use and renew the token, and builds scripts.
-func newWorker(t *testing.T, scripts ...string) (worker *windmill.Worker, binaries []string) {
-	workspace := &windmill.Workspace{Name: "local", Users: map[string]windmill.Rights{
-		jobToken: {"f/ServiceNow": true, "f/ServiceNow_login": false}}}
-	server := httptest.NewServer(workspace)
-	t.Cleanup(server.Close)
-	worker = &windmill.Worker{Workspace: workspace, BaseURL: server.URL, Dir: t.TempDir()}
-	for _, script := range scripts {
-		binary, err := worker.Build(context.Background(), script, "..")
-		if err != nil {
+// newWorld starts a world in which both steps of the flow open_incidents are deployed.
+func newWorld(t *testing.T) *simulator.World {
+	t.Helper()
+	world := simulator.New(time.Now, t.TempDir(), 1)
+	t.Cleanup(world.Close)
+	for path, file := range map[string]string{
+		simulator.ScriptPath: "f/ServiceNow/get_token.go",
+		stepPath:             "f/ServiceNow/open_incidents.flow/count_open_incidents.go",
+	} {
+		if err := world.Worker.Deploy(context.Background(), path, readFile(t, file), ".."); err != nil {
 			t.Fatal(err)
 		}
-		binaries = append(binaries, binary)
 	}
-	return worker, binaries
+	return world
 }
 
-// A revoked token is renewed by one login, for both who got the 401.
+// countStep returns a job of the second step, whose input is a record or the name of a resource.
+func countStep(cache string) windmill.Job {
+	return windmill.Job{
+		Path:      stepPath,
+		Args:      `{"cache": ` + cache + `}`,
+		Token:     simulator.JobToken,
+		StartedBy: windmill.StepOfFlow,
+	}
+}
+
+// check runs a job whose log or result must contain want.
+func check(t *testing.T, world *simulator.World, job windmill.Job, want string) {
+	t.Helper()
+	done := world.Run(context.Background(), job)
+	if said := string(done.Result) + done.Log; !strings.Contains(said, want) {
+		t.Errorf("the job said:\n%s\nwant %s", said, want)
+	}
+}
+
 func TestTheFlowAndTheRenewal(t *testing.T) {
-	worker, binaries := newWorker(t, "f/ServiceNow/get_token.go", stepFile)
-	instance := &servicenow.Instance{Now: time.Now, Incidents: map[string]int{"1": 2, "3": 40},
-		Accounts: map[servicenow.Account]bool{{ClientID: "id", ClientSecret: "S3cret-client"}: true}}
-	server := httptest.NewServer(instance)
-	t.Cleanup(server.Close)
-	value := fmt.Sprintf(`{"instance_url": %q, "client_id": "id", "client_secret": "S3cret-client"}`, server.URL)
-	worker.Workspace.Set(snowPath, json.RawMessage(value))
-	getToken := windmill.Job{Binary: binaries[0], Args: `{"snow": "$res:` + snowPath + `"}`, Path: "f/ServiceNow/get_token"}
-	count := windmill.Job{Binary: binaries[1], Args: `{"cache": "$res:` + cachePath + `"}`}
-	// run runs a job, which must return or say want, after so many logins in all.
-	run := func(job windmill.Job, startedBy []string, want string, logins int) {
-		t.Helper()
-		job.Env, job.Token = startedBy, jobToken
-		done, err := worker.Run(context.Background(), job)
-		said := string(done.Result) + "\n" + done.Log
-		isSecret := func(secret string) bool { return strings.Contains(said, secret) }
-		isLeak := slices.ContainsFunc(append(instance.Issued(), jobToken, "S3cret-client"), isSecret)
-		if err != nil || !strings.Contains(said, want) || instance.Requests() != logins || isLeak {
-			t.Fatalf("%v, secret said: %t, after %d logins:\n%s\nwant %s, after %d", err, isLeak, instance.Requests(), said, want, logins)
-		}
-	}
+	world := newWorld(t)
+	world.ServiceNow.Incidents = map[string]int{"1": 2, "3": 40}
+	getToken := simulator.Job(windmill.StepOfFlow)
+	count := countStep(`"$res:` + simulator.CachePath + `"`)
 	const counts = `{"1":2,"3":40}`
-	run(getToken, windmill.StepOfFlow, `"OK"`, 1)
-	run(count, windmill.StepOfFlow, counts, 1)
-	used := instance.Issued()[0]
-	instance.Revoke(used)
-	run(getToken, windmill.ByScript, `"OK"`, 1) // it cannot know, and reuses what is cached
-	run(count, windmill.StepOfFlow, "If the cache still holds this token, write {} into it, run f/ServiceNow/get_token, run this again", 1)
-	for range 2 { // two consumers, both of which got the 401
-		if strings.Contains(string(worker.Workspace.Get(cachePath)), used) {
-			worker.Workspace.Set(cachePath, json.RawMessage("{}"))
+	check(t, world, getToken, `"OK"`)
+	check(t, world, count, counts)
+
+	revoked := world.Token()
+	world.ServiceNow.Revoke()
+	check(t, world, getToken, `"OK"`) // It cannot know that the token has been revoked.
+	check(t, world, count, "write {} into that resource, and run f/ServiceNow/get_token")
+
+	for range 2 { // Two jobs have used the revoked token. Both renew it.
+		if world.Token() == revoked {
+			world.Set(simulator.CachePath, struct{}{})
 		}
-		run(getToken, windmill.ByScript, `"OK"`, 2)
-		run(count, windmill.StepOfFlow, counts, 2)
+		check(t, world, simulator.Job(windmill.ByScript), `"OK"`)
+		check(t, world, count, counts)
+	}
+	if world.Logins() != 2 {
+		t.Errorf("%d logins; want one at the start and one for both renewals", world.Logins())
 	}
 }
 
-// What the step says of a record, and of the answer to a request with it.
-func TestTheStep(t *testing.T) {
-	worker, binaries := newWorker(t, stepFile)
-	const strange, planted = "HOST answered something else", "is not like https://dev12345.service-now.com, so another script wrote it"
-	// RAW stands for what may not be repeated. Without an answer nothing may be asked; with status 0 it is no HTTP.
-	for _, test := range []struct{ record, answer, want string }{
-		{`null`, ``, "holds no token"},
-		{`{}`, ``, "holds no token"},
-		{`{"token": "RAW", "expires_at": 1732449600, "instance_url": "http://HOST"}`, ``, "has expired"},
-		{`{"token": "RAW", "expires_at": SOON.25}`, ``, planted}, // the Python script's
-		{`http://dev12345.service-now.com`, ``, planted},
-		{`http://127.0.0.1.example.com`, ``, planted},
-		{`https://127.0.0.1:1@HOST`, ``, planted},
-		{`https://:443`, ``, planted},
-		{`http://HOST?`, ``, planted},
-		{`https://HOST`, ``, "HOST did not answer within 30 s as an HTTPS server"},
-		{`http://127.0.0.1:1`, ``, "127.0.0.1:1 cannot be reached: dial tcp 127.0.0.1:1: connect: connection refused"},
-		{`http://HOST`, `200 {"result": []}`, `{}`},
-		{`http://HOST/gateway`, `200 {"result": [{"stats": {"count": "2"}, "groupby_fields": [{"value": "1"}]}]}`, `{"1":2}`},
-		{`http://HOST`, `200 {"result": [{"stats": {"count": "RAW"}, "groupby_fields": [{"value": "1"}]}]}`, strange},
-		{`http://HOST`, `200 {"result": [{"stats": {"count": "2"}}]}`, strange},
-		{`http://HOST`, `200 {"error": "RAW"}`, strange},
-		{`http://HOST`, `200 <html>RAW</html>`, strange},
-		{`http://HOST`, "0 220 RAW\r\n", "HOST did not answer within 30 s as an HTTPS server"},
-		{`http://HOST`, "0 HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n{\"result\": []}RAW", `{}`}, // Go's own log would show the rest
-		{`http://HOST`, `307 RAW`, "HOST answered 307: check instance_url"},
-		{`http://HOST`, `401 RAW`, "HOST answered 401: it does not accept the token"},
-		{`http://HOST`, `403 RAW`, "HOST answered 403: it knows the token, but refuses this call. Check the user's right"},
-	} {
-		var asked, wantAsked string
-		status, body, _ := strings.Cut(test.answer, " ")
-		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			asked += "http://" + r.Host + r.URL.Path
-			w.Header().Set("Location", "/elsewhere")
-			if code, _ := strconv.Atoi(status); code != 0 {
-				w.WriteHeader(code)
-				fmt.Fprint(w, body)
-				return
+// Records that the second step meets. INSTANCE stands for the address of a server.
+const (
+	goodRecord    = `{"token": "s3ntinel-token", "expires_at": 4102444800, "instance_url": "INSTANCE"}`
+	gatewayRecord = `{"token": "s3ntinel-token", "expires_at": 4102444800, "instance_url": "INSTANCE/gateway"}`
+	expiredRecord = `{"token": "s3ntinel-token", "expires_at": 1735689600, "instance_url": "INSTANCE"}`
+	pythonRecord  = `{"token": "s3ntinel-token", "expires_at": 4102444800.25}`
+	brokenRecord  = `{"token": "s3ntinel-token", "expires_at": 4102444800, "instance_url": "http://["}`
+	noToken       = `{"expires_at": 4102444800, "instance_url": "INSTANCE"}`
+	deadRecord    = `{"token": "s3ntinel-token", "expires_at": 4102444800, "instance_url": "http://127.0.0.1:1"}`
+)
+
+var stepTests = []struct {
+	name, record string
+	status       int // of the server's answer; 0 if it must not be asked
+	body, want   string
+}{
+	{"empty resource", `null`, 0, ``, "holds no token of f/ServiceNow/get_token"},
+	{"no token", noToken, 0, ``, "holds no token of f/ServiceNow/get_token"},
+	{"record of the Python script", pythonRecord, 0, ``, "holds no token of f/ServiceNow/get_token"},
+	{"expired", expiredRecord, 0, ``, "has expired. Put f/ServiceNow/get_token before this step"},
+	{"not an address", brokenRecord, 0, ``, "missing ']' in host"},
+	{"no server", deadRecord, 0, ``, "connection refused"},
+	{"no incidents", goodRecord, 200, `{"result": []}`, `{}`},
+	{"incidents", goodRecord, 200, countAnswer("2"), `{"1":2}`},
+	{"gateway", gatewayRecord, 200, countAnswer("2"), `{"1":2}`},
+	{"count that is no number", goodRecord, 200, countAnswer("s3ntinel"), "sent no counts"},
+	{"error in a 200", goodRecord, 200, `{"error": "s3ntinel"}`, "sent no counts"},
+	{"page", goodRecord, 200, `<html>s3ntinel</html>`, "sent no counts"},
+	{"redirect", goodRecord, 307, `s3ntinel`, "answered 307. Check instance_url"},
+	{"unauthorized", goodRecord, 401, `s3ntinel`, "answered 401. The token may have been revoked"},
+	{"forbidden", goodRecord, 403, `s3ntinel`, "answered 403. Check the user's right"},
+}
+
+func countAnswer(count string) string {
+	return `{"result": [{"stats": {"count": "` + count + `"}, "groupby_fields": [{"value": "1"}]}]}`
+}
+
+// World.Run fails a job that repeats the token or the body of an answer: both contain the sentinel.
+func TestTheSecondStep(t *testing.T) {
+	world := newWorld(t)
+	for _, test := range stepTests {
+		t.Run(test.name, func(t *testing.T) {
+			var asked atomic.Int32
+			instance := world.Serve(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				asked.Add(1)
+				w.Header().Set("Location", "/elsewhere")
+				w.WriteHeader(test.status)
+				fmt.Fprint(w, test.body)
+			}))
+			check(t, world, countStep(strings.Replace(test.record, "INSTANCE", instance, 1)), test.want)
+			if want := int32(min(test.status, 1)); asked.Load() != want {
+				t.Errorf("it sent %d requests; want %d", asked.Load(), want)
 			}
-			connection, _, _ := http.NewResponseController(w).Hijack() // never fails on HTTP/1.1
-			defer connection.Close()
-			fmt.Fprint(connection, body)
-		}))
-		fill := strings.NewReplacer("HOST", server.Listener.Addr().String(), "SOON", fmt.Sprint(time.Now().Unix()+60)).Replace
-		record := fill(test.record)
-		if test.answer != "" {
-			wantAsked = record + "/api/now/stats/incident"
-		}
-		if test.record != "null" && test.record[0] != '{' {
-			record = fill(`{"token": "RAW", "expires_at": SOON.25, "instance_url": "` + record + `"}`)
-		}
-		done, err := worker.Run(context.Background(), windmill.Job{Binary: binaries[0], Args: `{"cache": ` + record + `}`, Token: jobToken})
-		server.Close()
-		said := string(done.Result) + done.Log
-		if err != nil || !strings.Contains(said, fill(test.want)) || strings.Contains(said, "RAW") || asked != wantAsked {
-			t.Errorf("%v, with %s and %s it asked %q and said:\n%s\nwant %s", err, test.record, test.answer, asked, said, test.want)
-		}
+		})
 	}
+}
+
+func readFile(t *testing.T, name string) string {
+	t.Helper()
+	content, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
 }

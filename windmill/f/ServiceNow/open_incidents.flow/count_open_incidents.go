@@ -1,100 +1,88 @@
 package inner
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"log"
-	"net"
 	"net/http"
-	"net/url"
-	"strconv"
-	"strings"
 	"time"
 )
 
-// record is what f/ServiceNow/snow_token_cache holds. The step sees no password.
+const query = "/api/now/stats/incident?sysparm_query=active=true&sysparm_count=true&sysparm_group_by=priority"
+
+// record is the content of f/ServiceNow/snow_token_cache.
 type record struct {
 	Token       string  `json:"token"`
-	ExpiresAt   float64 `json:"expires_at"`   // Unix seconds; the Python script writes a fraction
-	InstanceURL string  `json:"instance_url"` // whose token it is; the Python script writes none
+	ExpiresAt   float64 `json:"expires_at"`   // Unix seconds; the Python script stores a fraction
+	InstanceURL string  `json:"instance_url"` // empty if the Python script stored the token
 }
 
-// main returns the number of open incidents by priority, from ServiceNow's Aggregate
-// API. Its errors show neither the token nor what the other side sent.
+// main returns the number of open incidents by priority. Its errors contain neither the token nor the answer's body.
 func main(cache record) (map[string]int, error) {
-	log.SetOutput(io.Discard) // net/http logs bytes that it did not expect, whatever they are
-	address, ok := instanceAddress(cache.InstanceURL)
-	switch {
-	case cache.Token == "":
-		return nil, errors.New("f/ServiceNow/snow_token_cache holds no token: run f/ServiceNow/get_token")
-	case cache.ExpiresAt <= float64(time.Now().Unix()):
-		return nil, errors.New("the cached token has expired: switch the schedule f/ServiceNow/warm_token on, " +
-			"or put f/ServiceNow/get_token before this step")
-	case !ok: // who planted it may have put anything there: it is not repeated
-		return nil, errors.New("instance_url in f/ServiceNow/snow_token_cache is not like https://dev12345.service-now.com, " +
-			"so another script wrote it: run f/ServiceNow/get_token")
+	if cache.Token == "" || cache.InstanceURL == "" {
+		return nil, errors.New("f/ServiceNow/snow_token_cache holds no token of f/ServiceNow/get_token. Run that script")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	address.Path += "/api/now/stats/incident"
-	address.RawQuery = "sysparm_query=active=true&sysparm_count=true&sysparm_group_by=priority"
-	header := http.Header{"Authorization": {"Bearer " + cache.Token}, "Accept": {"application/json"}}
-	request := &http.Request{Method: http.MethodGet, URL: address, Header: header}
-	// An http.Client would follow a redirect, and take the token along.
-	response, err := http.DefaultTransport.RoundTrip(request.WithContext(ctx))
-	var network *net.OpError // the texts of other errors may repeat what came
-	switch {
-	case errors.As(err, &network):
-		return nil, fmt.Errorf("%s cannot be reached: %w", address.Host, network)
-	case err != nil:
-		return nil, fmt.Errorf("%s did not answer within 30 s as an HTTPS server with a trusted certificate does", address.Host)
+	if cache.ExpiresAt <= float64(time.Now().Unix()) {
+		return nil, errors.New("the token in f/ServiceNow/snow_token_cache has expired. " +
+			"Put f/ServiceNow/get_token before this step, or switch on the schedule f/ServiceNow/warm_token")
+	}
+	request, err := http.NewRequest(http.MethodGet, cache.InstanceURL+query, nil)
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("Authorization", "Bearer "+cache.Token)
+	request.Header.Set("Accept", "application/json")
+	response, err := client.Do(request)
+	if err != nil {
+		return nil, err
 	}
 	defer response.Body.Close()
-	switch response.StatusCode {
-	case http.StatusOK:
-		return readCounts(address.Host, io.LimitReader(response.Body, 1<<20))
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s answered %d. %s", cache.InstanceURL, response.StatusCode, advice(response.StatusCode))
+	}
+	return readCounts(response)
+}
+
+// client does not follow redirects, which might send the token elsewhere.
+var client = &http.Client{
+	Timeout:       30 * time.Second,
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+}
+
+// advice says what to check after a failed request.
+func advice(status int) string {
+	switch status {
 	case http.StatusUnauthorized:
-		return nil, fmt.Errorf("%s answered 401: it does not accept the token of f/ServiceNow/snow_token_cache, which may have "+
-			"been revoked. If the cache still holds this token, write {} into it, run f/ServiceNow/get_token, run this again", address.Host)
+		return "The token may have been revoked. If f/ServiceNow/snow_token_cache still holds it, " +
+			"write {} into that resource, and run f/ServiceNow/get_token"
 	case http.StatusForbidden:
-		return nil, fmt.Errorf("%s answered 403: it knows the token, but refuses this call. Check the user's right to read "+
-			"incidents, and the OAuth application's scope: another scope needs a new token", address.Host)
+		return "Check the user's right to read incidents, and the scope of the OAuth application"
+	default:
+		return "Check instance_url in the servicenow resource"
 	}
-	return nil, fmt.Errorf("%s answered %d: check instance_url in the servicenow resource", address.Host, response.StatusCode)
 }
 
-// instanceAddress returns where a token may go: HTTPS, or HTTP on loopback.
-func instanceAddress(given string) (address *url.URL, ok bool) {
-	address, err := url.Parse(given)
-	if err != nil || address.Hostname() == "" || strings.ContainsAny(given, "@?#") {
-		return nil, false
-	}
-	onLoopback := address.Hostname() == "localhost" || net.ParseIP(address.Hostname()).IsLoopback()
-	return address, address.Scheme == "https" || (address.Scheme == "http" && onLoopback)
-}
-
-// readCounts reads the Aggregate API's answer.
-func readCounts(host string, body io.Reader) (map[string]int, error) {
-	strange := fmt.Errorf("%s answered something else than counts by priority, or too late: is it an instance, and awake?", host)
+// readCounts decodes an answer of the Aggregate API.
+func readCounts(response *http.Response) (map[string]int, error) {
 	var answer struct {
 		Result []struct {
-			Stats  struct{ Count string }   `json:"stats"`
-			Groups []struct{ Value string } `json:"groupby_fields"`
+			Stats struct {
+				Count int `json:"count,string"`
+			} `json:"stats"`
+			GroupBy []struct {
+				Value string `json:"value"`
+			} `json:"groupby_fields"`
 		} `json:"result"`
 	}
-	if err := json.NewDecoder(body).Decode(&answer); err != nil || answer.Result == nil {
-		return nil, strange
+	err := json.NewDecoder(response.Body).Decode(&answer)
+	if err != nil || answer.Result == nil {
+		return nil, fmt.Errorf("%s sent no counts. Check that it is an instance, and awake", response.Request.Host)
 	}
-	open := make(map[string]int)
+	counts := make(map[string]int)
 	for _, group := range answer.Result {
-		count, err := strconv.Atoi(group.Stats.Count)
-		if err != nil || len(group.Groups) != 1 {
-			return nil, strange
+		for _, priority := range group.GroupBy {
+			counts[priority.Value] = group.Stats.Count
 		}
-		open[group.Groups[0].Value] = count
 	}
-	return open, nil
+	return counts, nil
 }
