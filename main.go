@@ -19,6 +19,7 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -62,7 +63,7 @@ const (
 	maxBody  = 4 << 20 // bytes; enough for the 1,000 jobs that Windmill lists at most
 	maxQuote = 1000    // bytes
 
-	// The punctuation that messages may quote. To encode a secret, URLs, JSON and HTML need other characters.
+	// The ASCII punctuation that messages may quote. To encode a secret, URLs, JSON and HTML need other signs.
 	plainPunctuation = " .,:;'\"/()[]<>@=!?$|*_-"
 )
 
@@ -325,13 +326,27 @@ func (snow servicenow) sealed(c cachedToken) cachedToken {
 
 // readCache returns the cached token, or the zero cachedToken if there is none for these credentials.
 func (r *run) readCache(ctx context.Context) (cachedToken, error) {
-	var cached cachedToken
-	if err := r.read(ctx, cachePath, &cached); err != nil {
+	var record map[string]any
+	if err := r.read(ctx, cachePath, &record); err != nil {
 		return cachedToken{}, err
+	}
+	// A struct would also accept other spellings, such as Token, which hide what other scripts read as token.
+	text := func(name string) string {
+		value, _ := record[name].(string)
+		return value
+	}
+	expiresAt, _ := record["expires_at"].(float64)
+	cached := cachedToken{
+		Token:       text("token"),
+		ExpiresAt:   int64(expiresAt),
+		InstanceURL: text("instance_url"),
+		Job:         text("job"),
+		Seal:        text("seal"),
 	}
 	if cached != r.snow.sealed(cached) {
 		return cachedToken{}, nil
 	}
+	r.secrets = append(r.secrets, cached.Token)
 	return cached, nil
 }
 
@@ -684,9 +699,11 @@ func (r *run) requestToken(ctx context.Context) (cachedToken, *loginError) {
 	return fresh, nil
 }
 
-// client does not follow redirects, which might send the password elsewhere.
-var client = &http.Client{
-	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+// transport sends each request once. Unlike an http.Client, it follows no redirects, which might send the
+// password elsewhere. It does not use HTTP/2, because Go may send an HTTP/2 request again on its own.
+var transport = &http.Transport{
+	Proxy:        http.ProxyFromEnvironment,
+	TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{}, // switches HTTP/2 off
 }
 
 // post sends the credentials to the token endpoint.
@@ -708,7 +725,7 @@ func (r *run) post(ctx context.Context) (*http.Response, error) {
 	}
 	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	request.Header.Set("Accept", "application/json")
-	return client.Do(request)
+	return transport.RoundTrip(request)
 }
 
 // explain turns a response without a usable token into an error.
@@ -778,6 +795,9 @@ func faultAdvice(status int, body string) string {
 func (r *run) quote(text string) string {
 	const hidden = "(hidden: it may contain a secret)"
 	mayEncode := func(c rune) bool {
+		if c > unicode.MaxASCII {
+			return !unicode.IsGraphic(c) // an invisible character, which may split a secret
+		}
 		return !unicode.IsLetter(c) && !unicode.IsDigit(c) && !strings.ContainsRune(plainPunctuation, c)
 	}
 	if text == "" {

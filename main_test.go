@@ -3,6 +3,7 @@ package inner
 import (
 	"crypto/hmac"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"log"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"regexp"
@@ -504,6 +506,7 @@ func TestWhoseTokenIsReused(t *testing.T) {
 		{"another token", `{}`, `{"token": "planted"}`, false},
 		{"a secret variable", `{}`, `{"token": "$var:f/x/y"}`, false},
 		{"a token that is no text", `{}`, `{"token": {}}`, false},
+		{"another token, and the real one under a similar name", `{}`, `{"token": "planted", "to\u212aen": "abc"}`, false},
 		{"a later expiry", `{}`, `{"expires_at": 1772371800}`, false},
 		{"another job", `{}`, `{"job": "x"}`, false},
 		{"no job", `{}`, `{"job": null}`, false},
@@ -1021,6 +1024,7 @@ func TestAnswers(t *testing.T) {
 		{"500", []string{"500 " + denied}, 0, 5, "500 Internal Server Error, error server_error, error_description access_denied" + busy},
 		{"505", []string{"505 x"}, 0, 5, "answered 505 HTTP Version Not Supported" + busy},
 		{"an unknown status", []string{"599 x"}, 0, 5, "answered 599" + busy},
+		{"a redirect to nowhere", []string{"HTTP/1.1 302 x\r\nLocation: http://[\r\n\r\n"}, 0, 5, "302 Found. The redirect"},
 		{"a redirect", []string{"HTTP/1.1 307 x\r\nLocation: https://x.example.com\r\n\r\n"}, 0, 5,
 			"answered 307 Temporary Redirect. The redirect was not followed. Set instance_url"},
 		{"101", []string{"HTTP/1.1 101 x\r\n\r\n"}, 0, 5, "answered 101 Switching Protocols" + checkURL},
@@ -1072,8 +1076,8 @@ func TestAnswers(t *testing.T) {
 			if recorded.Refusals != test.refusals || recorded.Hold != test.hold || recorded.At != w.clock.Unix() {
 				t.Errorf("recorded %+v; want %d refusals and a hold of %d s", recorded, test.refusals, test.hold)
 			}
-			if !strings.HasPrefix(got.err, recorded.Outcome+". ") {
-				t.Errorf("recorded %q for the error %q", recorded.Outcome, got.err)
+			if !strings.HasPrefix(got.err, recorded.Outcome+". ") || !strings.HasPrefix(got.err, w.InstanceURL) {
+				t.Errorf("recorded %q for the error %q; both must begin with who was asked", recorded.Outcome, got.err)
 			}
 		})
 	}
@@ -1082,6 +1086,23 @@ func TestAnswers(t *testing.T) {
 // retryAfter is an answer with this header.
 func retryAfter(status, value string) string {
 	return "HTTP/1.1 " + status + "\r\nRetry-After: " + value + "\r\nContent-Length: 0\r\n\r\n"
+}
+
+// Go may repeat an HTTP/2 request by itself, so the run must not offer HTTP/2.
+func TestHTTP2IsNotOffered(t *testing.T) {
+	w := newWorld(t)
+	var offered [][]string
+	server := httptest.NewUnstartedServer(w.ServiceNow)
+	server.TLS = &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		offered = append(offered, hello.SupportedProtos)
+		return nil, nil
+	}}
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	defer server.Close()
+	w.snow.InstanceURL = server.URL
+	w.check(windmill.ByHand, 0, "certificate signed by unknown authority"+away)
+	wantEqual(t, "the offered protocols", offered, [][]string{nil, nil})
 }
 
 func TestInstanceThatIsNotThere(t *testing.T) {
@@ -1102,7 +1123,10 @@ func TestQuotes(t *testing.T) {
 	for _, test := range []struct{ name, answer, want string }{
 		{"plain signs", describe("All of .,:;'/()[]-_>*"), "All of .,:;'/()[]-_>*"},
 		{"French", describe("Accès refusé à l'utilisateur"), "Accès refusé à l'utilisateur"},
-		{"Japanese", describe("アクセス拒否"), "アクセス拒否"},
+		{"Japanese", describe("アクセス拒否。"), "アクセス拒否。"},
+		{"Hindi", describe("प्रवेश निषेध"), "प्रवेश निषेध"},
+		{"typographic quotes", describe("„svc“ – verrouillé"), "„svc“ – verrouillé"},
+		{"an invisible character", describe("s3ntinel\u200b Pass*word"), hidden},
 		{"as long as may be", describe(long), long},
 		{"too long", describe(long + "a"), hidden},
 		{"the password", describe("not " + password + "!"), hidden},
@@ -1119,12 +1143,14 @@ func TestQuotes(t *testing.T) {
 		{"a brace", describe("{"), hidden},
 		{"a line break", describe("a\nb"), hidden},
 		{"in the error", `400 {"error":"` + password + `"}`, hidden},
+		{"the cached token", describe("not s3ntinelCached!"), hidden},
 		{"the new access token", `200 {"error":"s3ntinelX","access_token":"s3ntinelX"}`, hidden},
 		{"the new refresh token", `200 {"error":"s3ntinelX","refresh_token":"s3ntinelX"}`, hidden},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := newWorld(t)
 			w.snow.Password = " " + password + " " // An answer may leave out the blanks.
+			w.store("s3ntinelCached", time.Hour, "job-0")
 			w.ServiceNow.Intercept = answers(1, test.answer)
 			w.check(windmill.ByHand, 1, test.want)
 		})
