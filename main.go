@@ -63,7 +63,7 @@ const (
 	maxBody  = 4 << 20 // bytes; enough for the 1,000 jobs that Windmill lists at most
 	maxQuote = 1000    // bytes
 
-	// The ASCII punctuation that messages may quote. To encode a secret, URLs, JSON and HTML need other signs.
+	// The ASCII punctuation that messages may quote. URLs, JSON and HTML do not encode a secret with it.
 	plainPunctuation = " .,:;'\"/()[]<>@=!?$|*_-"
 )
 
