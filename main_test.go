@@ -119,12 +119,13 @@ func (w *world) runJob(job windmill.Job) outcome {
 	remove := w.Worker.Enqueue(job)
 	defer remove()
 	calls, logins, began := len(w.Windmill.Calls()), w.Logins(), w.clock
-	offset, _ := w.stdout.Seek(0, io.SeekEnd)
+	w.stdout.Truncate(0)
+	w.stdout.Seek(0, io.SeekStart)
 	log.SetOutput(w.stdout)
 	result, err := main(w.snow)
 	log.Print(simulator.Sentinel + ": what net/http might log")
 	printed, _ := os.ReadFile(w.stdout.Name())
-	got := outcome{log: string(printed[offset:]), logins: w.Logins() - logins, took: w.clock.Sub(began)}
+	got := outcome{log: string(printed), logins: w.Logins() - logins, took: w.clock.Sub(began)}
 	if err != nil {
 		got.err = err.Error()
 	}

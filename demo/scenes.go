@@ -76,7 +76,7 @@ func (d *demo) scenes() []scene {
 			jobs: 1, job: countStep, want: `{"1":2,"2":7,"3":40}`},
 		{title: "Forty flows at once, with nothing cached", prepare: d.emptyCache, detail: herd,
 			jobs: 40, job: step, want: ok, logins: 1},
-		{title: "The same forty with a script that only caches, as the Hub's does", prepare: d.emptyCache,
+		{title: "The same forty with a script that only caches, as the Hub's is meant to", prepare: d.emptyCache,
 			detail: "Each job that starts before the first token is stored logs in by itself.",
 			jobs:   40, job: cachesOnlyStep, want: ok, logins: 2, mayBeMore: true},
 		{title: "The password was changed in ServiceNow, and the schedule is refused", prepare: d.changePassword,

@@ -166,6 +166,7 @@ func (w *World) SecretIn(text string) string {
 		return Sentinel
 	}
 	issued := w.ServiceNow.Issued()
+	issued = issued[max(0, len(issued)-200):] // No job knows older ones.
 	isIn := func(token string) bool { return strings.Contains(text, token) }
 	if i := slices.IndexFunc(issued, isIn); i >= 0 {
 		return issued[i]

@@ -55,13 +55,13 @@ type token struct {
 func (i *Instance) lock() (unlock func()) { i.mu.Lock(); return i.mu.Unlock }
 
 // Forms returns the forms of all token requests so far.
-func (i *Instance) Forms() []url.Values { defer i.lock()(); return slices.Clone(i.forms) }
+func (i *Instance) Forms() []url.Values { defer i.lock()(); return slices.Clip(i.forms) }
 
 // Refusals returns the refused logins of a user so far.
 func (i *Instance) Refusals(user string) Refusals { defer i.lock()(); return i.refusals[user] }
 
 // Issued returns every access and refresh token so far.
-func (i *Instance) Issued() []string { defer i.lock()(); return slices.Clone(i.issued) }
+func (i *Instance) Issued() []string { defer i.lock()(); return slices.Clip(i.issued) }
 
 // Revoke ends all tokens. The next login gets a new one.
 func (i *Instance) Revoke() { defer i.lock()(); i.tokens = nil }

@@ -71,7 +71,7 @@ func (ws *Workspace) Delete(at string) {
 func (ws *Workspace) Calls() []string {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	return slices.Clone(ws.calls)
+	return slices.Clip(ws.calls)
 }
 
 // answer is what the server sends back. An empty kind is JSON.
