@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/pem"
-	"fmt"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -18,7 +17,6 @@ import (
 	"unicode/utf8"
 
 	"servicenow-token/simulator"
-	"servicenow-token/simulator/windmill"
 )
 
 // With the environment variable DEMO, this program is the demo instead of its test.
@@ -72,13 +70,25 @@ func TestDemo(t *testing.T) {
 			}
 		}
 	})
-	t.Run("notices an invalid token", func(t *testing.T) {
-		d.ServiceNow.Revoke()
-		err := d.show(ctx, scene{jobs: 1, job: step, want: ok})
-		if err == nil || !strings.Contains(err.Error(), "a valid token in the cache was due") {
-			t.Errorf("the error is %v", err)
-		}
-	})
+	for _, test := range []struct {
+		name  string
+		scene scene
+		want  string
+	}{
+		{"result", scene{job: step, want: "failed"}, `failed was due from each job, but one said: "OK"`},
+		{"logins", scene{job: step, want: ok, logins: 1}, "due: 1 login"},
+		{"too few logins", scene{job: step, want: ok, logins: 1, mayBeMore: true}, "1 login or more were due"},
+		{"calls", scene{job: step, want: ok, calls: 2}, "due: 2 calls to Windmill"},
+		{"token", scene{job: step, want: ok, prepare: d.ServiceNow.Revoke}, "a valid token in the cache was due"},
+	} {
+		t.Run("notices another "+test.name, func(t *testing.T) {
+			test.scene.jobs = 1
+			err := d.show(ctx, test.scene)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("the error is %v; want %s", err, test.want)
+			}
+		})
+	}
 	d.ServiceNow.Intercept = nil // The logins need not be slow.
 	t.Run("logs in", func(t *testing.T) { testLogIn(t, d, &out) })
 }
@@ -218,42 +228,6 @@ func TestSnowFile(t *testing.T) {
 			t.Errorf("the argument is %s; the error is %v", args, err)
 		}
 	})
-}
-
-// Every figure of a scene is checked.
-func TestCheck(t *testing.T) {
-	reuses := scene{want: ok, calls: 1}
-	caches := scene{want: ok, logins: 2, mayBeMore: true}
-	for _, test := range []struct {
-		name   string
-		scene  scene
-		failed string // the log of the second job, if it fails
-		logins int
-		calls  int
-		want   string
-	}{
-		{name: "as due", scene: reuses, calls: 1},
-		{name: "one failed", scene: reuses, failed: "timed out", calls: 1,
-			want: `"OK" was due from each job, but one said: timed out`},
-		{name: "one did not fail", scene: scene{want: "401"}, failed: "401",
-			want: `401 was due from each job, but one said: "OK"`},
-		{name: "a login too many", scene: reuses, logins: 1, calls: 1, want: "due: 0 logins"},
-		{name: "a login too few", scene: scene{want: ok, logins: 1}, want: "due: 1 login"},
-		{name: "more logins than due", scene: caches, logins: 12},
-		{name: "fewer logins than due", scene: caches, logins: 1, want: "2 logins or more were due"},
-		{name: "a call too many", scene: reuses, calls: 2, want: "due: 1 call to Windmill"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			jobs := []windmill.Done{
-				{Result: json.RawMessage(ok)},
-				{Result: json.RawMessage(ok), Failed: test.failed != "", Log: test.failed},
-			}
-			err := test.scene.check(jobs, test.logins, test.calls)
-			if (err != nil) != (test.want != "") || !strings.Contains(fmt.Sprint(err), test.want) {
-				t.Errorf("want %q; the error is %v", test.want, err)
-			}
-		})
-	}
 }
 
 // The demo is a process that ends with 1 and leaves no files, whether its input is wrong or somebody interrupts it.
