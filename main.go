@@ -162,12 +162,12 @@ func gatewayPath(host, path string) string {
 	if strings.HasSuffix(host, ".service-now.com") || strings.HasSuffix(host, ".servicenowservices.com") {
 		return ""
 	}
-	gateway, isEndpoint := strings.CutSuffix(path, "/oauth_token.do")
-	isPage := strings.HasSuffix(path, ".do") || strings.HasPrefix(path+"/", "/now/")
-	if isPage && !isEndpoint {
+	gateway := strings.TrimRight(strings.TrimSuffix(path, "/oauth_token.do"), "/")
+	isPage := strings.HasSuffix(gateway, ".do") || strings.HasPrefix(gateway+"/", "/now/")
+	if isPage {
 		return ""
 	}
-	return strings.TrimRight(gateway, "/")
+	return gateway
 }
 
 // The run.

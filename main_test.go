@@ -418,6 +418,7 @@ var addresses = []struct{ name, given, want string }{
 	{"a gateway's endpoint and a slash", "https://gw.example.com/snow/oauth_token.do/", "https://gw.example.com/snow"},
 	{"a gateway's endpoint, a slash and a query", "https://gw.example.com/snow/oauth_token.do/?x", "https://gw.example.com/snow"},
 	{"an empty part of a path", "https://gw.example.com/snow//oauth_token.do", "https://gw.example.com/snow"},
+	{"an endpoint below a page", "https://it.example.com/now/oauth_token.do", "https://it.example.com"},
 	{"an instance's endpoint", "https://it.example.com/oauth_token.do", "https://it.example.com"},
 	{"an escaped path", "gw.example.com:8443/a%2Fb", "https://gw.example.com:8443/a%2Fb"},
 	{"a port", "https://gateway:8443", "https://gateway:8443"},
