@@ -63,8 +63,7 @@ const (
 	maxBody  = 4 << 20 // bytes; enough for the 1,000 jobs that Windmill lists at most
 	maxQuote = 1000    // bytes
 
-	// The ASCII punctuation that messages may quote. URLs, JSON and HTML do not encode a secret with it.
-	plainPunctuation = " .,:;'\"/()[]<>@=!?$|*_-"
+	encodingSigns = `%\&#+{` // URLs, JSON and HTML may use them to encode a secret
 )
 
 var (
@@ -795,10 +794,8 @@ func faultAdvice(status int, body string) string {
 func (r *run) quote(text string) string {
 	const hidden = "(hidden: it may contain a secret)"
 	mayEncode := func(c rune) bool {
-		if c > unicode.MaxASCII {
-			return !unicode.IsGraphic(c) // an invisible character, which may split a secret
-		}
-		return !unicode.IsLetter(c) && !unicode.IsDigit(c) && !strings.ContainsRune(plainPunctuation, c)
+		isInvisible := !unicode.IsGraphic(c) // and may split a secret
+		return isInvisible || strings.ContainsRune(encodingSigns, c)
 	}
 	if text == "" {
 		return "(empty)"
