@@ -1,3 +1,6 @@
+// Package windmill_test checks the sync folder: the steps of its flows run on a simulated Windmill, its files name each
+// other, the error tables of README.md and docs/operate.md quote main.go, and the CLI pushes everything (with the tag
+// proof). A new error text belongs in one of the tables.
 package windmill_test
 
 import (
