@@ -58,7 +58,7 @@ func (d *demo) showAll(ctx context.Context) error {
 			return err
 		}
 	}
-	d.print("", "All of this is as it should be, including the three jobs that failed.")
+	d.print("", "All of this is as it should be, including the jobs that failed.")
 	return nil
 }
 
@@ -81,11 +81,12 @@ func (d *demo) scenes() []scene {
 			jobs:   40, job: cachesOnlyStep, want: ok, logins: 2, mayBeMore: true},
 		{title: "The password was changed in ServiceNow, and the schedule is refused", prepare: d.changePassword,
 			jobs: 1, job: bySchedule, showsLog: true, want: "answered 401", logins: 1},
-		{title: "A flow that finds nothing cached is held back", prepare: d.emptyCache,
-			jobs: 1, job: step, showsLog: true, want: "Run again after"},
-		{title: "The schedule is held back with the same message",
-			jobs: 1, job: bySchedule, want: "Run again after"},
-		{title: "Somebody enters the new password in Windmill and runs the script by hand", prepare: d.enterPassword,
+		{title: "Forty flows that find nothing cached are held back", prepare: d.emptyCache,
+			jobs: 40, job: step, showsLog: true, want: "Run again after"},
+		{title: "The same forty with the script that only caches",
+			detail: "Each job tries the old password. After five refusals, ServiceNow locks the user.",
+			jobs:   40, job: cachesOnlyStep, want: "answered 401", logins: 40},
+		{title: "Somebody unlocks the user, enters the new password, and runs the script by hand", prepare: d.repair,
 			jobs: 1, job: byHand, want: ok, logins: 1},
 		{title: "The flow goes on",
 			jobs: 1, job: step, want: ok, calls: 1},
@@ -117,7 +118,10 @@ func (d *demo) changePassword() {
 	d.ServiceNow.Accounts[changed] = true
 }
 
-func (d *demo) enterPassword() { d.Windmill.Variables["f/ServiceNow_login/password"] = newPassword }
+func (d *demo) repair() {
+	d.ServiceNow.Unlock(simulator.Account.Username)
+	d.Windmill.Variables["f/ServiceNow_login/password"] = newPassword
+}
 
 // show runs the jobs of a scene, prints what the servers saw, and compares it with what is due.
 func (d *demo) show(ctx context.Context, s scene) error {

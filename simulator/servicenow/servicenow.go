@@ -66,6 +66,9 @@ func (i *Instance) Issued() []string { defer i.lock()(); return slices.Clip(i.is
 // Revoke ends all tokens. The next login gets a new one.
 func (i *Instance) Revoke() { defer i.lock()(); i.tokens = nil }
 
+// Unlock forgets the refused logins of a user, as if an administrator had unlocked the user.
+func (i *Instance) Unlock(user string) { defer i.lock()(); delete(i.refusals, user) }
+
 // IsValid reports whether the instance accepts value as a bearer token now.
 func (i *Instance) IsValid(value string) bool {
 	defer i.lock()()

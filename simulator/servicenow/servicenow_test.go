@@ -131,6 +131,13 @@ func TestLockOut(t *testing.T) {
 			if got := i.logIn(right); got != granted(1800) {
 				t.Errorf("after 15 minutes: %s", got)
 			}
+			for range lockAfter {
+				i.logIn(wrong)
+			}
+			i.Unlock("u")
+			if got := i.logIn(right); got != granted(1800) {
+				t.Errorf("after an administrator has unlocked the user: %s", got)
+			}
 		})
 	}
 }
