@@ -329,7 +329,7 @@ func (r *run) readCache(ctx context.Context) (cachedToken, error) {
 	if err := r.read(ctx, cachePath, &record); err != nil {
 		return cachedToken{}, err
 	}
-	// A struct would also accept other spellings, such as Token, which hide what other scripts read as token.
+	// A struct would also accept a field such as Token, which could hide that the field token was replaced.
 	text := func(name string) string {
 		value, _ := record[name].(string)
 		return value
@@ -351,12 +351,12 @@ func (r *run) readCache(ctx context.Context) (cachedToken, error) {
 
 // The failures.
 
-// failure is the latest login with some credentials, if it failed.
+// failure describes the latest login with one set of credentials, if that login failed.
 type failure struct {
 	Job      string `json:"job"`
 	Outcome  string `json:"outcome"`
 	At       int64  `json:"at"`       // Unix seconds
-	Hold     int64  `json:"hold"`     // for so many seconds, other runs do not log in
+	Hold     int64  `json:"hold"`     // the seconds during which other runs do not log in
 	Refusals int    `json:"refusals"` // since the last successful login
 }
 
@@ -551,8 +551,8 @@ func (r *run) call(
 	return status, body, nil
 }
 
-// isWindmillFault reports whether Windmill or its database failed. A missing permission is a database error
-// that is no fault.
+// isWindmillFault reports whether Windmill or its database failed. A missing permission is a database error,
+// too, but not a fault.
 func isWindmillFault(status int, body []byte) bool {
 	isDatabaseError := strings.HasPrefix(string(body), "Sql")
 	isMissingPermission := strings.Contains(string(body), "row-level security")
