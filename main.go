@@ -11,7 +11,7 @@ package inner
 //
 // ServiceNow may lock a user after a few refused logins. So when several jobs run at the same time, only the
 // one that started first logs in. The others wait, and then use its token or fail with its error. The script
-// records failed logins in f/ServiceNow/snow_token_failures, so that later jobs do not try again too early.
+// records failed logins in f/ServiceNow/snow_token_failures, so that later jobs do not try again too soon.
 
 //require github.com/windmill-labs/windmill-go-client v1.501.4
 
@@ -58,7 +58,7 @@ const (
 	// For how many seconds a failed login keeps other runs from trying the same credentials.
 	failureHold = 5
 	refusalHold = 600 // if it was refused; also the longest Retry-After that we respect
-	byHandHold  = 60  // at most, if the other run is by hand: somebody may have fixed the cause
+	byHandHold  = 60  // the most for a run by hand: somebody may have fixed the cause
 
 	maxBody  = 4 << 20 // bytes; enough for the 1,000 jobs that Windmill lists at most
 	maxQuote = 1000    // bytes
@@ -100,7 +100,7 @@ func main(snow servicenow) (string, error) {
 
 // The input.
 
-// clean trims and checks the fields. Its errors never quote a field, which may hold a misplaced password.
+// clean trims and checks the fields. Its errors never quote a field: a password may be in the wrong one.
 func clean(snow servicenow) (servicenow, error) {
 	cleaned := servicenow{
 		InstanceURL:  strings.TrimSpace(snow.InstanceURL),
@@ -148,15 +148,16 @@ func instanceAddress(given string) (address string, ok bool) {
 		return "", false
 	}
 	isLocal := host == "localhost" || host == "127.0.0.1"
-	if parsed.Scheme != "https" && !(parsed.Scheme == "http" && isLocal) {
+	isSafe := parsed.Scheme == "https" || (parsed.Scheme == "http" && isLocal)
+	if !isSafe {
 		return "", false
 	}
 	path := strings.TrimRight(parsed.EscapedPath(), "/")
 	return parsed.Scheme + "://" + strings.ToLower(parsed.Host) + gatewayPath(host, path), true
 }
 
-// gatewayPath returns the part of a path that leads through a gateway. It drops the path of a page, which
-// somebody has copied from the browser.
+// gatewayPath returns the part of a path that leads through a gateway. It drops the path of a page
+// that somebody has copied from the browser.
 func gatewayPath(host, path string) string {
 	if strings.HasSuffix(host, ".service-now.com") || strings.HasSuffix(host, ".servicenowservices.com") {
 		return ""
@@ -242,7 +243,7 @@ func (r *run) findToken(ctx context.Context) (cachedToken, error) {
 }
 
 // awaitTurn waits until this run may log in, and then returns the zero cachedToken. If another run stores a
-// token in the meantime, it returns that token. If another run's login fails, it returns an error.
+// token in the meantime, it returns that token. If a failed login forbids another one, it returns an error.
 func (r *run) awaitTurn(ctx context.Context, before cachedToken) (cachedToken, error) {
 	waitingSince := make(map[string]time.Time) // by the ID of the job that was first in the queue
 	for deadline := now().Add(turnLimit); now().Before(deadline); sleep(pollInterval) {
@@ -308,15 +309,15 @@ func (c cachedToken) lifetime() time.Duration {
 	return time.Duration(c.ExpiresAt-now().Unix()) * time.Second
 }
 
-// seal returns a hash that only someone with the client secret can compute.
+// seal returns a hash of content and the credentials, keyed with the client secret.
 func (snow servicenow) seal(content ...any) string {
-	text, _ := json.Marshal(append(content, snow)) // Strings and numbers always encode.
+	text, _ := json.Marshal(append(content, snow)) // Encoding strings and numbers cannot fail.
 	mac := hmac.New(sha256.New, []byte(snow.ClientSecret))
 	mac.Write(text)
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// sealed returns the token as this script stores it with these credentials.
+// sealed returns c with the instance and the seal that belong to these credentials.
 func (snow servicenow) sealed(c cachedToken) cachedToken {
 	c.InstanceURL = snow.InstanceURL
 	c.Seal = snow.seal(c.Token, c.ExpiresAt, c.Job)
@@ -370,18 +371,18 @@ func (r *run) readFailures(ctx context.Context) (map[string]failure, error) {
 	return failures, err
 }
 
-// checkHold returns an error if it is too early to log in after the last failure.
+// checkHold returns an error if it is too soon to log in again, or if another refusal may lock the user.
 func (r *run) checkHold(last failure) error {
 	hold := min(last.Hold, refusalHold)
 	if r.isByHand {
 		hold = min(hold, byHandHold)
 	}
 	age := now().Unix() - last.At
-	isTooEarly := age < hold && age > -hold // The other worker's clock may be ahead.
+	isTooSoon := age < hold && age > -hold // The other worker's clock may be ahead.
 	// ServiceNow locks a user after five refusals in a row (KB0749501), or after three if it counts each one
-	// more than once. Only a person may risk the third.
+	// more than once. Only a run by hand may risk the third.
 	mayLockUser := last.Refusals > 1 && r.snow.Username != "" && !r.isByHand
-	if !isTooEarly && !mayLockUser {
+	if !isTooSoon && !mayLockUser {
 		return nil
 	}
 	advice := "Run again after " + utc(last.At+hold)
@@ -453,7 +454,7 @@ func (job queuedJob) startedBefore(other queuedJob) bool {
 	return job.StartedAt.Before(other.StartedAt)
 }
 
-// firstInQueue returns the ID of the job that started first. It skips jobs that can no longer log in.
+// firstInQueue returns the ID of the job that started first. It skips other kinds of jobs, and those that seem dead or stuck.
 func (r *run) firstInQueue(jobs []queuedJob, waitingSince map[string]time.Time) string {
 	index := slices.IndexFunc(jobs, func(job queuedJob) bool { return job.ID == r.job })
 	if index < 0 { // Windmill does not list this job, so nobody waits for it.
@@ -551,8 +552,8 @@ func (r *run) call(
 	return status, body, nil
 }
 
-// isWindmillFault reports whether Windmill or its database failed. A missing permission is a database error,
-// too, but not a fault.
+// isWindmillFault reports whether Windmill or its database failed. A missing permission is also reported
+// as a database error, but is not a fault.
 func isWindmillFault(status int, body []byte) bool {
 	isDatabaseError := strings.HasPrefix(string(body), "Sql")
 	isMissingPermission := strings.Contains(string(body), "row-level security")
@@ -592,7 +593,7 @@ func receive(response *http.Response, sendErr error) (status int, body []byte, e
 	return response.StatusCode, body, err
 }
 
-// reason returns the text of err without the URL that http.Client adds, and without quotes.
+// reason returns the text of err without the URL that http.Client adds, cut off at the first quotation mark.
 func reason(err error) string {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return "timed out"
@@ -602,8 +603,8 @@ func reason(err error) string {
 	if errors.As(err, &failed) {
 		text = failed.Err.Error()
 	}
-	unquoted, _, _ := strings.Cut(text, `"`) // Quotes contain what a server sent, or the address of a proxy.
-	return strings.TrimRight(unquoted, " :(")
+	beforeQuote, _, _ := strings.Cut(text, `"`) // A server may have sent what follows, or it names a proxy.
+	return strings.TrimRight(beforeQuote, " :(")
 }
 
 // statusLine returns a status with its name, such as "401 Unauthorized".
@@ -668,8 +669,8 @@ func (r *run) requestToken(ctx context.Context) (cachedToken, *loginError) {
 	askedAt := now().Unix() // The lifetime counts from here, in case the response is slow.
 	response, err := r.post(ctx)
 	status, body, err := receive(response, err)
-	isRefusedOrFailed := status != 0 && status != http.StatusOK // The status is enough, even without a body.
-	if err != nil && !isRefusedOrFailed {
+	hasErrorStatus := status != 0 && status != http.StatusOK // The status is enough, even without a body.
+	if err != nil && !hasErrorStatus {
 		return cachedToken{}, &loginError{
 			outcome:     r.snow.InstanceURL + " did not answer: " + r.quote(reason(err)),
 			advice:      "Check instance_url, and this worker's network, DNS, certificates and proxy",
