@@ -454,8 +454,8 @@ func (job queuedJob) startedBefore(other queuedJob) bool {
 	return job.StartedAt.Before(other.StartedAt)
 }
 
-// firstInQueue returns the ID of the job that started first. It skips jobs of another kind, and jobs that seem
-// dead or stuck.
+// firstInQueue returns the ID of the job that started first. It skips jobs of another kind and those that
+// seem dead or stuck.
 func (r *run) firstInQueue(jobs []queuedJob, waitingSince map[string]time.Time) string {
 	index := slices.IndexFunc(jobs, func(job queuedJob) bool { return job.ID == r.job })
 	if index < 0 { // Windmill does not list this job, so nobody waits for it.
