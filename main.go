@@ -330,7 +330,7 @@ func (r *run) readCache(ctx context.Context) (cachedToken, error) {
 	if err := r.read(ctx, cachePath, &record); err != nil {
 		return cachedToken{}, err
 	}
-	// A struct would also accept a field such as Token, which could hide that the field token was replaced.
+	// Decoding into a struct would also accept a field such as Token, which could hide a forged field token.
 	text := func(name string) string {
 		value, _ := record[name].(string)
 		return value
@@ -662,7 +662,7 @@ func (t tokenResponse) seconds() int64 {
 	if err != nil || math.IsNaN(seconds) {
 		return 0
 	}
-	return int64(min(max(seconds, 0), 1e9)) // A time.Duration could not hold many more seconds.
+	return int64(min(max(seconds, 0), 1e9)) // Many more seconds would overflow a time.Duration.
 }
 
 // requestToken asks ServiceNow for a token once.

@@ -585,7 +585,7 @@ func TestHeldBack(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := newWorld(t)
-			w.Set(failuresPath, map[string]failure{w.snow.seal(): test.last})
+			w.fail(test.last)
 			recorded := string(w.Windmill.Get(failuresPath))
 			w.clock = noon.Add(test.after)
 			startedBy := map[string][]string{hand: nil, schedule: windmill.BySchedule, step: windmill.StepOfFlow}
@@ -697,7 +697,7 @@ func TestTurn(t *testing.T) {
 		at time.Duration // after the run began
 		do func(w *world)
 	}
-	// A job, by what it did before noon. Only a job of the kind script that started before the run has its turn first.
+	// The run starts at noon, as a job of the kind script.
 	job := func(id, kind string, startedAt time.Time) windmill.QueuedJob {
 		return windmill.QueuedJob{ID: id, Kind: kind, ScriptPath: simulator.ScriptPath, StartedAt: startedAt}
 	}
@@ -709,15 +709,14 @@ func TestTurn(t *testing.T) {
 		w.fail(failure{Job: "job-1", Outcome: "HOST answered 503", At: w.clock.Unix(), Hold: 5})
 	}
 	for _, test := range []struct {
-		name   string
-		queue  []windmill.QueuedJob
-		leaves time.Duration // when the jobs leave the queue; 0: never
-		then   event
-		took   time.Duration
-		logins int
-		err    string
-		// waitsFor is the job that the run waits for first, if that matters.
-		waitsFor string
+		name     string
+		queue    []windmill.QueuedJob
+		leaves   time.Duration // when the jobs leave the queue; 0: never
+		then     event
+		took     time.Duration
+		logins   int
+		err      string
+		waitsFor string // the first job that the run waits for; empty for any
 	}{
 		{name: "alone", logins: 1},
 		{name: "an earlier job stores a token", queue: []windmill.QueuedJob{earlier},
